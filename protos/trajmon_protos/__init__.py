@@ -1,0 +1,1 @@
+"""The contract between agent, server and readers: messages, record format, names."""
