@@ -1,29 +1,92 @@
 # The verbs of this project. Each sets up what it needs; `make help` lists them.
-PYTHON ?= python3
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TOOLS := $(VENV)-tools/.ready
+# Twice quiet: errors only. Settings of the machine, such as a wheel folder that is not there, are no news.
+PIP := -m pip --disable-pip-version-check install --quiet --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types imports proto proto-check bench faults soak promtool clean
+.PHONY: help venv demo test check format lint types imports proto proto-check bench faults promtool clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' || \
+	  { echo "this Python cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@echo "setting up $(VENV): a few minutes the first time"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python $(PIP) --upgrade 'pip>=25'
+	@$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+venv: $(READY)  ## set up the virtual environment alone
 
 # Code generator of its own: an old one on purpose, see docs/decisions/0002-wire.md.
 $(TOOLS):
-	$(PYTHON) -m venv $(VENV)-tools
-	$(VENV)-tools/bin/python -m pip install --quiet 'grpcio-tools==1.76.0' 'mypy-protobuf==3.7.0' 'setuptools<81'
-	touch $@
+	@$(PYTHON) -m venv $(VENV)-tools
+	@$(VENV)-tools/bin/python $(PIP) 'grpcio-tools==1.76.0' 'mypy-protobuf==3.7.0' 'setuptools<81'
+	@touch $@
 
-PROTOC = cd protos && PATH="$(CURDIR)/$(VENV)-tools/bin:$$PATH" ../$(VENV)-tools/bin/python -m grpc_tools.protoc -I.
+demo: $(READY)  ## server, a real small training, its trajectory map and advice: about a minute
+	$(BIN)/trajmon demo
+
+test: $(READY) promtool  ## all tests and doctests, warnings are errors
+	$(BIN)/python -m pytest --quiet
+
+check: format lint types imports proto-check test  ## what has to pass before a change goes in
+
+format: $(READY)
+	$(BIN)/ruff format --check .
+
+lint: $(READY)
+	$(BIN)/ruff check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+imports: $(READY)
+	$(BIN)/lint-imports
+
+bench: $(READY)  ## every figure beside its limit; fails if one is missed
+	$(BIN)/python -m benchmarks
+
+faults: $(READY) promtool  ## kill, freeze and fill the disk of real processes, many times: long
+	$(BIN)/python -m pytest --quiet --override-ini "norecursedirs=.* v1" --timeout 3600 tests/faults
+
+# The Debian package starts a service when it is installed; run level 1 keeps it from doing so.
+promtool:  ## install prometheus and promtool (Debian package) unless they are there
+	@command -v promtool >/dev/null && command -v prometheus >/dev/null && exit 0; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	  echo "the tests need prometheus and promtool on the PATH; on Debian, as root: apt-get install prometheus" >&2; \
+	  exit 1; \
+	fi; \
+	echo "installing the Debian package prometheus"; \
+	apt-get update -qq >/dev/null && \
+	RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus >/dev/null
+
+# $(1): the protos folder to generate in.
+define generate
+cd $(1) && PATH="$(CURDIR)/$(VENV)-tools/bin:$$PATH" "$(CURDIR)/$(VENV)-tools/bin/python" -m grpc_tools.protoc -I. \
+  --python_out=. --mypy_out=quiet:. --grpc_python_out=. --mypy_grpc_out=quiet:. trajmon_protos/v1/*.proto
+endef
 
 proto: $(TOOLS)  ## regenerate the gRPC stubs
-	$(PROTOC) --python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. trajmon_protos/v1/*.proto
+	@$(call generate,protos)
+
+proto-check: $(READY) $(TOOLS)  ## lint the .proto files; regeneration must give what is checked in
+	$(BIN)/buf lint protos
+	$(BIN)/buf format --exit-code --diff protos
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && cp -R protos "$$scratch/protos" && \
+	rm -f "$$scratch"/protos/trajmon_protos/v1/*_pb2*.py* && \
+	($(call generate,"$$scratch/protos")) && \
+	diff -r -x __pycache__ protos "$$scratch/protos" || \
+	{ echo "the stubs are not what the .proto files give; run: make proto" >&2; exit 1; }
+
+clean:  ## remove environments, caches and outputs
+	rm -rf $(VENV) $(VENV)-tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist out trajmon-demo
+	find client monitor protos tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,8 +1,8 @@
 """Errors of the wire contract.
 
-    ContractError (ValueError)
-    ├── RecordError    bytes that are not a valid row record
-    └── ScopeError     a scope that is not `network`, `group:NAME` or `layer:NAME`
+ContractError (ValueError)
+├── RecordError    bytes that are not a valid row record
+└── ScopeError     a scope that is not `network`, `group:NAME` or `layer:NAME`
 """
 
 from __future__ import annotations

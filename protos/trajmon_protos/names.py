@@ -10,8 +10,9 @@ from trajmon_protos.errors import ScopeError
 
 __all__ = ["RUN_ID", "RUN_NAME", "RUN_NAME_RULE", "Scope", "parse_scope"]
 
-RUN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
-RUN_NAME_RULE = "1 to 64 of the characters A-Z a-z 0-9 _ . -"
+# A name becomes a folder and a command's argument: `..` and `-x` must not pass.
+RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", re.ASCII)
+RUN_NAME_RULE = "1 to 64 of the characters A-Z a-z 0-9 _ . -, the first neither . nor -"
 RUN_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 

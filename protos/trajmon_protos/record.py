@@ -19,9 +19,9 @@ Payload, for L = ``num_layers`` and n = ``checkpoint`` + 1:
 * update products, L x 4 float64, columns as in :data:`PRODUCTS`;
 * layer status, L bytes, values of :class:`LayerStatus`.
 
-The Gram row runs over *all* checkpoints recorded before, superseded ones included. The update products are taken
-along the path: "previous" is ``RowHeader.previous``, the one before that is previous's previous,
-the origin is checkpoint 0 and "first" is the path's second checkpoint. Products that do not exist yet are NaN.
+The Gram row runs over *all* checkpoints recorded before, superseded ones included. The update products are
+taken along the path: "previous" is ``RowHeader.previous``, the one before that is previous's previous, the
+origin is checkpoint 0 and "first" is the path's second checkpoint. Products that do not exist yet are NaN.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _PREFIX_BYTES = len(MAGIC) + _LENGTHS.size
 _DIGEST_BYTES = 16
 
 PRODUCTS = ("update_squared", "update_dot", "displacement_squared", "displacement_dot")
-"""‖θ_t−θ_{t−1}‖², ⟨θ_t−θ_{t−1}, θ_{t−1}−θ_{t−2}⟩, ‖θ_t−θ_0‖², ⟨θ_t−θ_0, θ_1−θ_0⟩, from float64 differences."""
+"""‖θ_t−θ_{t−1}‖², ⟨θ_t−θ_{t−1}, θ_{t−1}−θ_{t−2}⟩, ‖θ_t−θ_0‖², ⟨θ_t−θ_0, θ_1−θ_0⟩, of float64 differences."""
 
 
 class LayerStatus(enum.IntEnum):
@@ -54,7 +54,7 @@ class LayerStatus(enum.IntEnum):
 
     EXACT = 0
     NON_FINITE = 1
-    """The layer holds NaN or Inf at this checkpoint, or its products overflow float64; its entries are NaN."""
+    """The layer holds NaN or Inf here, or its products overflow float64; its entries are NaN."""
     SNAPSHOT_MISSING = 2
     """At least one older snapshot could not be read; the entries with it are NaN, the others exact."""
 
@@ -84,11 +84,13 @@ def payload_bytes(num_layers: int, checkpoint: int) -> int:
 def encode(row: Row) -> bytes:
     """Serialise a row; arrays are converted to their wire dtypes.
 
-    Raises ValueError if the arrays do not have the shapes that the header implies.
+    Raises ValueError if there is no layer, or if the arrays do not have the shapes that the header implies.
     """
     num_layers, n = row.header.num_layers, row.header.checkpoint + 1
     shapes = (row.gram.shape, row.products.shape, row.status.shape)
     expected = ((num_layers, n), (num_layers, len(PRODUCTS)), (num_layers,))
+    if num_layers == 0:
+        raise ValueError("row header announces no layers")
     if shapes != expected:
         raise ValueError(f"row arrays have shapes {shapes}, the header implies {expected}")
     header = row.header.SerializeToString(deterministic=True)
@@ -121,6 +123,9 @@ def decode(record: bytes | memoryview) -> Row:
     except DecodeError as error:
         raise RecordError("bad_header", "record header is not a RowHeader message") from error
     num_layers, n = header.num_layers, header.checkpoint + 1
+    if num_layers == 0:
+        # An empty payload would fit any checkpoint number, however large.
+        raise RecordError("bad_header", "record header announces no layers")
     if payload_size != payload_bytes(num_layers, header.checkpoint):
         raise RecordError(
             "wrong_payload",
@@ -149,7 +154,9 @@ def _lengths(view: memoryview) -> tuple[int, int]:
     if bytes(view[:7]) != MAGIC[:7]:
         raise RecordError("not_a_record", "bytes do not start with the record magic")
     if view[7] != MAGIC[7]:
-        raise RecordError("unknown_version", f"record format version {view[7]} is not {MAGIC[7]}; update the reader")
+        raise RecordError(
+            "unknown_version", f"record format version {view[7]} is not {MAGIC[7]}; update the reader"
+        )
     header_bytes, payload = _LENGTHS.unpack(view[len(MAGIC) : _PREFIX_BYTES])
     return header_bytes, payload
 

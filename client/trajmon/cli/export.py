@@ -1,0 +1,84 @@
+"""`trajmon export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import click
+
+from trajmon.cli.files import check_folder, write_csv, write_figure, write_npz
+from trajmon.cli.session import Problem, open_client, run_argument, scope_option, server_option
+from trajmon.query import KERNELS, Kernel
+
+__all__ = ["SUFFIXES", "export", "map_options"]
+
+SUFFIXES = (".npz", ".csv", ".png")
+_CHECKPOINT = click.IntRange(0, 2**62)
+
+
+def _check_suffix(_: click.Context, __: click.Parameter, value: Path) -> Path:
+    if value.suffix.lower() not in SUFFIXES:
+        raise click.BadParameter(f"{value.name!r} does not end in one of {', '.join(SUFFIXES)}")
+    return value
+
+
+@click.command()
+@run_argument
+@scope_option
+@click.option(
+    "--relative-to", type=_CHECKPOINT, help="Checkpoint that cosines are taken about. Default: the origin."
+)
+@click.option("--kernel", type=click.Choice(list(KERNELS)), default="linear", show_default=True)
+@click.option("--start", type=_CHECKPOINT, help="First checkpoint number, inclusive.")
+@click.option("--stop", type=_CHECKPOINT, help="Last checkpoint number, exclusive.")
+@click.option("--include-superseded", is_flag=True, help="Checkpoints that a restart replaced as well.")
+@click.option(
+    "--scale", type=click.Choice(["fixed", "fitted"]), default="fixed", help="Colours of a PNG, as in show."
+)
+@click.option("--low", type=float, help="Lower end of the colour scale of a PNG.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    callback=_check_suffix,
+    help="FILE.npz (arrays), FILE.csv (the map) or FILE.png (picture).",
+)
+@server_option
+def export(
+    run: str,
+    scope: str,
+    relative_to: int | None,
+    kernel: str,
+    start: int | None,
+    stop: int | None,
+    include_superseded: bool,
+    scale: str,
+    low: float | None,
+    out: Path,
+    server: str | None,
+) -> None:
+    """Write a trajectory map of RUN (its name or id) to a file.
+
+    An .npz holds map, gram (T x T float64), step, checkpoint and scope.
+    """
+    check_folder(out)
+    with open_client(server) as client:
+        result = client.get_map(
+            run, scope, relative_to, cast("Kernel", kernel), start, stop, include_superseded
+        )
+    if not result.checkpoint.size:
+        raise Problem(
+            f"run {run} has no checkpoints to export here: record some, or widen --start and --stop"
+        )
+    if out.suffix.lower() == ".npz":
+        write_npz(out, run, result)
+    elif out.suffix.lower() == ".csv":
+        write_csv(out, result)
+    else:
+        # matplotlib takes longer to import than the rest takes to run.
+        from trajmon.cli.picture import make_picture
+        from trajmon.plot.figure import map_figure
+
+        write_figure(out, map_figure(make_picture(run, result, scale == "fitted", low)))
+    click.echo(f"wrote {out}: {len(result.checkpoint)} checkpoints of {scope}")

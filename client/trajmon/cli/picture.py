@@ -1,0 +1,56 @@
+"""What the pictures of a map say of it: its mean, its symbol, its scale."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trajmon.plot.colors import choose_scale
+from trajmon.query import MapResult
+
+if TYPE_CHECKING:
+    from trajmon.plot.figure import Picture
+
+__all__ = ["entry_name", "make_picture", "mean_of", "mean_words"]
+
+_SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+
+
+def mean_of(result: MapResult) -> float:
+    """Mean of all defined entries, diagonal included: the MDS of a cosine map. NaN where nothing is defined."""
+    defined = result.map[np.isfinite(result.map)]
+    return float(defined.mean()) if defined.size else float("nan")
+
+
+def mean_words(result: MapResult) -> str:
+    """What :func:`mean_of` is called in a sentence."""
+    if result.kernel != "linear":
+        return f"mean ({result.kernel} kernel)"
+    return "MDS" if result.relative_to is None else f"relative MDS (about checkpoint {result.relative_to})"
+
+
+def entry_name(result: MapResult) -> str:
+    """What an entry of the map is."""
+    if result.kernel != "linear":
+        return f"{result.kernel} similarity"
+    about = "" if result.relative_to is None else f" about checkpoint {result.relative_to}"
+    return f"cosine similarity{about}"
+
+
+def make_picture(run: str, result: MapResult, fitted: bool, low: float | None) -> Picture:
+    """The map as the figures want it."""
+    from trajmon.plot.figure import Picture
+
+    symbol = "ω" if result.kernel == "linear" else "mean"
+    if result.relative_to is not None:
+        symbol += str(result.relative_to).translate(_SUBSCRIPTS)
+    return Picture(
+        title=run if result.scope == "network" else f"{run} · {result.scope}",
+        entries=result.map,
+        checkpoint=result.checkpoint,
+        scale=choose_scale(result.map, "fitted" if fitted else "fixed", low),
+        mean=mean_of(result),
+        symbol=symbol,
+        entry_name=entry_name(result),
+    )

@@ -1,0 +1,139 @@
+"""A run on the terminal: header, trajectory map, curves, fitted to the width that there is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.text import Text
+
+from trajmon.cli.picture import entry_name, mean_of, mean_words
+from trajmon.cli.plain import phase_name, state_name
+from trajmon.cli.session import clean, text
+from trajmon.plot.colors import Scale
+from trajmon.plot.curves import curve_lines, number
+from trajmon.plot.terminal import legend, map_lines
+from trajmon.query import MapResult
+from trajmon_protos.v1 import query_pb2
+
+__all__ = ["print_header", "print_map_and_curves"]
+
+_CURVES = {
+    "mds": "MDS",
+    "relative_mds": "relative MDS",
+    "update_angle_degrees": "update angle (degrees)",
+    "parameter_norm": "norm of parameters",
+    "distance_from_initialization": "distance from initialization",
+    "update_norm": "norm of update",
+}
+_STATE_STYLES = {"switch": "bold green", "candidate": "green", "resume": "bold yellow", "unknown": "yellow"}
+_MOST_PIXELS = 64
+_LEAST_PIXELS = 32
+_MOST_FINDINGS = 5
+
+
+def print_header(console: Console, details: query_pb2.GetRunResponse) -> None:
+    """Name, state, extent, advice with its reason, and findings that a reader should know of."""
+    run = details.summary
+    facts = [phase_name(run.phase)]
+    if run.reason:
+        facts[0] += f" ({clean(run.reason)})"
+    superseded = f" and {run.superseded} superseded" if run.superseded else ""
+    facts.append(f"{max(run.checkpoints - run.superseded, 0)} checkpoints{superseded}")
+    if run.checkpoints:
+        facts.append(f"step {run.last_step}")
+    if run.attempt:
+        facts.append(f"attempt {run.attempt}")
+    if run.parameters:
+        facts.append(f"{run.parameters:,} parameters")
+    console.print(Text.assemble(text(run.name, "bold"), "  ", ", ".join(facts)), soft_wrap=False)
+    state = state_name(run.advice.state)
+    line = Text.assemble("advice: ", (state, _STATE_STYLES.get(state, "bold")))
+    if run.advice.reason:
+        line.append(f" at checkpoint {run.advice.checkpoint}: {clean(run.advice.reason, 500)}")
+    console.print(line)
+    for finding in details.findings[:_MOST_FINDINGS]:
+        console.print(
+            Text(f"finding: checkpoint {finding.checkpoint}: {clean(finding.text, 300)}", style="yellow")
+        )
+    if len(details.findings) > _MOST_FINDINGS:
+        console.print(Text(f"and {len(details.findings) - _MOST_FINDINGS} more findings", style="yellow"))
+    console.print()
+
+
+def print_map_and_curves(
+    console: Console, result: MapResult, hallmarks: Mapping[str, NDArray[Any]], scale: Scale
+) -> None:
+    """The map, and the curves beside it where the terminal is wide, below it where not."""
+    width = console.width
+    rich_color = console.color_system in ("256", "truecolor") and not console.no_color
+    unicode = console.encoding.lower().replace("-", "").startswith("utf")
+    color = rich_color and unicode
+    margin = max((len(str(number)) for number in result.checkpoint), default=1) + 2
+    beside = width >= 110
+    side = max(8, min(_pixels(console), width - margin - (46 if beside else 0)))
+    mean = mean_of(result)
+    title = Text.assemble(
+        ("trajectory map of ", ""),
+        (clean(result.scope), "bold"),
+        f"   {mean_words(result)} {number(mean)}",
+    )
+    picture = map_lines(result.map, result.checkpoint, scale, side, color)
+    key = legend(result.map, scale, color, entry_name(result))
+    if beside:
+        room = max(line.cell_len for line in picture) + 3
+        curves = _curves(hallmarks, min(width - room, 60), dots=unicode, height=4 if len(picture) > 28 else 3)
+        console.print(title)
+        console.print(key)
+        console.print()
+        for left, right in zip_longest(picture, curves):
+            line = left.copy() if left is not None else Text()
+            if right is not None:
+                line.pad_right(room - line.cell_len)
+                line.append_text(right)
+            console.print(line, no_wrap=True, crop=True)
+        return
+    for line in (title, key, Text(), *picture):
+        console.print(line, no_wrap=True, crop=True)
+    console.print()
+    columns = 2 if width >= 64 else 1
+    blocks = _blocks(hallmarks, (width - 3 * (columns - 1)) // columns, dots=unicode, height=3)
+    for first in range(0, len(blocks), columns):
+        for cells in zip_longest(*blocks[first : first + columns]):
+            line = Text()
+            for i, cell in enumerate(cells):
+                line.pad_right(i * ((width - 3) // columns + 3) - line.cell_len)
+                line.append_text(cell or Text())
+            console.print(line, no_wrap=True, crop=True)
+
+
+def _pixels(console: Console) -> int:
+    """Sides of the map that fit the terminal's height, within what is readable."""
+    if not console.is_terminal:
+        return _MOST_PIXELS
+    return int(np.clip(2 * (console.height - 9), _LEAST_PIXELS, _MOST_PIXELS))
+
+
+def _curves(hallmarks: Mapping[str, NDArray[Any]], width: int, dots: bool, height: int) -> list[Text]:
+    return [line for block in _blocks(hallmarks, width, dots, height) for line in block]
+
+
+def _blocks(hallmarks: Mapping[str, NDArray[Any]], width: int, dots: bool, height: int) -> list[list[Text]]:
+    """One block of lines for each known hallmark: name, latest value and range, then the curve."""
+    blocks = []
+    for name, label in _CURVES.items():
+        if name not in hallmarks:
+            continue
+        values = np.asarray(hallmarks[name], dtype=np.float64)
+        defined = values[np.isfinite(values)]
+        head = Text.assemble(label, " ", (number(values[-1]) if values.size else "undefined", "bold"))
+        if defined.size > 1:
+            head.append(f"  {number(float(defined.min()))} to {number(float(defined.max()))}", "dim")
+        head.truncate(width)
+        lines = curve_lines(values, width, height, dots) if defined.size > 1 else []
+        blocks.append([head, *(Text(line, style="blue") for line in lines)])
+    return blocks

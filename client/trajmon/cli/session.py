@@ -1,0 +1,159 @@
+"""What every command needs: the home folder, a server to ask, a console to print on, errors in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from trajmon.query import NotAuthorisedError, QueryClient, QueryError
+
+__all__ = [
+    "Problem",
+    "clean",
+    "find_token",
+    "home",
+    "make_console",
+    "open_client",
+    "print_json",
+    "run_argument",
+    "scope_option",
+    "server_option",
+    "text",
+]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class Problem(click.ClickException):
+    """Ends the program with exit code 1 and one line on stderr."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(clean(message, 1000))
+
+
+def clean(data: str, limit: int = 200) -> str:
+    """A text from outside as one printable line: control and formatting characters become spaces.
+
+    >>> clean("resnet\\x1b[31m\\nnext")
+    'resnet [31m next'
+    """
+    line = "".join(
+        " " if unicodedata.category(sign)[0] == "C" or sign in "\u2028\u2029" else sign for sign in data
+    )
+    line = " ".join(line.split())
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def text(data: str, style: str = "") -> Text:
+    """A text from outside for rich: no markup is read in it."""
+    return Text(clean(data), style=style)
+
+
+def home() -> Path:
+    """``TRAJMON_HOME``, else ``~/.trajmon``."""
+    return Path(os.environ.get("TRAJMON_HOME") or "~/.trajmon").expanduser()
+
+
+def make_console() -> Console:
+    """A console on stdout. Colour as the terminal and NO_COLOR say; 100 columns where there is no terminal."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # A terminal that lacks a sign shows another one, rather than nothing at all.
+            stream.reconfigure(errors="replace")
+    width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 100
+    return Console(highlight=False, markup=False, emoji=False, width=width)
+
+
+def find_token(folder: Path) -> str | None:
+    """``TRAJMON_TOKEN``, else the content of ``folder/token``, else None.
+
+    Raises NotAuthorisedError for a token file that cannot be read, and for a token that cannot be sent.
+    """
+    source, token = "TRAJMON_TOKEN", os.environ.get("TRAJMON_TOKEN", "").strip()
+    if not token:
+        path = folder / "token"
+        source = str(path)
+        try:
+            token = path.read_text(encoding="ascii", errors="replace").strip()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise NotAuthorisedError(
+                f"cannot read the token file {path}: {error.strerror}; see its owner and mode"
+            ) from error
+    if token and not (token.isascii() and token.isprintable()):
+        raise NotAuthorisedError(f"{source} does not hold a token: it has characters that no token has")
+    return token or None
+
+
+@contextmanager
+def open_client(server: str | None) -> Iterator[QueryClient]:
+    """A client of the chosen server; QueryErrors leave as :class:`Problem`."""
+    try:
+        with QueryClient(_choose(server), find_token(home())) as client:
+            yield client
+    except QueryError as error:
+        raise Problem(str(error)) from error
+
+
+def _choose(server: str | None) -> str:
+    """`server` (--server, TRAJMON_SERVER), else the local server, started if need be."""
+    if server:
+        return server
+    from trajmon.local_server import ensure_local_server
+
+    address = ensure_local_server(home())
+    if address is None:
+        raise Problem(
+            f"no server runs for {home()}, and none could be started: install `trajmon[server]` here, or name a "
+            "server with --server or TRAJMON_SERVER"
+        )
+    return address
+
+
+def _check_address(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """HOST:PORT and nothing else, so that a typing error is not a name look-up."""
+    if value is None:
+        return None
+    host, _, port = value.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536 or "/" in value:
+        raise click.BadParameter(f"{clean(value)!r} is not HOST:PORT, for example 127.0.0.1:50051")
+    return value
+
+
+def server_option(command: _F) -> _F:
+    """``--server ADDR``, or TRAJMON_SERVER."""
+    return click.option(
+        "--server",
+        metavar="HOST:PORT",
+        envvar="TRAJMON_SERVER",
+        callback=_check_address,
+        help="Server to ask. Default: TRAJMON_SERVER, else the local server.",
+    )(command)
+
+
+def scope_option(command: _F) -> _F:
+    """``--scope S``."""
+    return click.option(
+        "--scope", default="network", show_default=True, help="network, group:NAME or layer:NAME."
+    )(command)
+
+
+def run_argument(command: _F) -> _F:
+    """``RUN``."""
+    return click.argument("run")(command)
+
+
+def print_json(value: object) -> None:
+    """One JSON document on stdout; NaN must have become None before."""
+    click.echo(json.dumps(value, indent=2, allow_nan=False))

@@ -1,0 +1,130 @@
+"""`trajmon show`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from trajmon.cli.files import check_folder, write_figure
+from trajmon.cli.picture import make_picture, mean_of
+from trajmon.cli.plain import array_value, number_value, summary_value
+from trajmon.cli.screen import print_header, print_map_and_curves
+from trajmon.cli.session import (
+    Problem,
+    make_console,
+    open_client,
+    print_json,
+    run_argument,
+    scope_option,
+    server_option,
+)
+from trajmon.plot.colors import choose_scale
+from trajmon.query import MapResult
+from trajmon_protos.v1 import query_pb2
+
+__all__ = ["show", "show_run"]
+
+
+def _check_png(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
+    if value is not None and value.suffix.lower() != ".png":
+        raise click.BadParameter(f"{value.name!r} does not end in .png; `trajmon export` writes other files")
+    return value
+
+
+@click.command()
+@run_argument
+@scope_option
+@click.option(
+    "--relative-to",
+    type=click.IntRange(0, 2**62),
+    help="Checkpoint that the map's cosines are taken about. Default: the origin.",
+)
+@click.option(
+    "--scale",
+    type=click.Choice(["fixed", "fitted"]),
+    default="fixed",
+    show_default=True,
+    help="Colours from the map's least entry to 1, or over the entries off the diagonal.",
+)
+@click.option("--low", type=float, help="Lower end of the colour scale; equal ends make maps comparable.")
+@click.option("--out", type=click.Path(path_type=Path), callback=_check_png, help="Write FILE.png as well.")
+@click.option("--json", "as_json", is_flag=True, help="State, advice, findings and latest hallmarks as JSON.")
+@server_option
+def show(
+    run: str,
+    scope: str,
+    relative_to: int | None,
+    scale: str,
+    low: float | None,
+    out: Path | None,
+    as_json: bool,
+    server: str | None,
+) -> None:
+    """Show RUN (its name or id): its state and advice, its trajectory map, its hallmarks as curves."""
+    if out is not None:
+        check_folder(out)
+    with open_client(server) as client:
+        details = client.get_run(run)
+        # The name is what the reader knows, also if the id was given.
+        name = details.summary.name or run
+        empty = not details.summary.checkpoints
+        if empty:
+            result, hallmarks = None, {}
+        else:
+            result = client.get_map(run, scope, relative_to)
+            hallmarks = client.get_hallmarks(run, scope)
+    if as_json:
+        print_json(_value(details, result, scope, hallmarks))
+    else:
+        console = make_console()
+        print_header(console, details)
+        if result is None:
+            console.print("no checkpoints yet")
+        else:
+            show_run(console, result, hallmarks, fitted=scale == "fitted", low=low)
+    if out is not None:
+        if result is None:
+            raise Problem(f"run {name} has no checkpoints yet: nothing was written to {out}")
+        from trajmon.plot.figure import overview_figure
+
+        floats = {key: np.asarray(array, dtype=np.float64) for key, array in hallmarks.items()}
+        write_figure(out, overview_figure(make_picture(name, result, scale == "fitted", low), floats))
+        click.echo(f"wrote {out}", err=as_json)
+
+
+def show_run(
+    console: Console,
+    result: MapResult,
+    hallmarks: Mapping[str, NDArray[Any]],
+    fitted: bool = False,
+    low: float | None = None,
+) -> None:
+    """Print one map and the curves of its run on a console."""
+    scale = choose_scale(result.map, "fitted" if fitted else "fixed", low)
+    print_map_and_curves(console, result, hallmarks, scale)
+
+
+def _value(
+    details: query_pb2.GetRunResponse,
+    result: MapResult | None,
+    scope: str,
+    hallmarks: Mapping[str, NDArray[Any]],
+) -> dict[str, Any]:
+    latest = {name: array_value(array[-1:])[0] for name, array in hallmarks.items() if array.size}
+    return {
+        "run": summary_value(details.summary),
+        "scope": scope,
+        "relative_to": result.relative_to if result else None,
+        "mean": number_value(mean_of(result)) if result else None,
+        "hallmarks": latest,
+        "findings": [
+            {"kind": finding.kind, "checkpoint": finding.checkpoint, "text": finding.text}
+            for finding in details.findings
+        ],
+    }

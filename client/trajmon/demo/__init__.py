@@ -1,0 +1,1 @@
+"""The training that `trajmon demo` watches: a small ResNet on handwritten digits."""

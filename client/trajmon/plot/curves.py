@@ -1,0 +1,92 @@
+"""Curves over checkpoints as lines of terminal text: braille dots, or asterisks in plain ASCII."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["curve_lines", "number"]
+
+_BRAILLE = 0x2800
+# Bits of the 4 x 2 dots of a braille sign, by row and column.
+_DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
+
+
+def number(value: float) -> str:
+    """A value in at most 9 signs.
+
+    >>> number(0.86234), number(25600000.0), number(float("nan"))
+    ('0.8623', '2.56e+07', 'undefined')
+    """
+    return "undefined" if np.isnan(value) else f"{value:.4g}"
+
+
+def curve_lines(values: NDArray[np.float64], width: int, height: int, dots: bool) -> list[str]:
+    """A curve, [T], in `height` lines of at most `width` signs, scaled to its range; gaps where undefined.
+
+    With more checkpoints than columns each column spans the lowest to the highest of its values: no peak is
+    lost.
+    """
+    across, down = (2, 4) if dots else (1, 1)
+    columns, rows = width * across, height * down
+    low, high = _column_ranges(values, columns)
+    defined = np.isfinite(low)
+    grid = np.zeros((rows, columns), dtype=bool)
+    if defined.any():
+        floor, ceiling = float(low[defined].min()), float(high[defined].max())
+        # A constant curve is a line in the middle.
+        span = ceiling - floor
+        top, bottom = (_to_row(edge, floor, span, rows) for edge in (high, low))
+        previous = -1
+        for column in np.flatnonzero(defined):
+            upper, lower = top[column], bottom[column]
+            if previous == column - 1 and column:
+                # Joined to its neighbour, so that a steep curve stays one curve.
+                upper, lower = min(upper, bottom[previous]), max(lower, top[previous])
+            grid[upper : lower + 1, column] = True
+            previous = int(column)
+    return (
+        _braille(grid) if dots else ["".join("*" if cell else " " for cell in row).rstrip() for row in grid]
+    )
+
+
+def _column_ranges(
+    values: NDArray[np.float64], columns: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lowest and highest value in each column; NaN where nothing is defined."""
+    t = len(values)
+    low, high = np.full(columns, np.nan), np.full(columns, np.nan)
+    if t <= columns:
+        position = np.linspace(0, t - 1, columns) if t > 1 else np.zeros(min(columns, t))
+        left = np.floor(position).astype(int)
+        right = np.minimum(left + 1, max(t - 1, 0))
+        weight = position - left
+        line = np.where(weight == 0, values[left], (1 - weight) * values[left] + weight * values[right])
+        line[~np.isfinite(line)] = np.nan
+        # A point without a defined neighbour still gets its dot.
+        at = np.rint(np.arange(t) * ((columns - 1) / max(t - 1, 1))).astype(int)
+        line[at] = np.where(np.isfinite(values), values, np.nan)
+        low[: len(line)] = high[: len(line)] = line
+        return low, high
+    edges = np.arange(columns + 1) * t // columns
+    for column in range(columns):
+        block = values[edges[column] : edges[column + 1]]
+        block = block[np.isfinite(block)]
+        if block.size:
+            low[column], high[column] = block.min(), block.max()
+    return low, high
+
+
+def _to_row(value: NDArray[np.float64], floor: float, span: float, rows: int) -> NDArray[np.intp]:
+    if span > 0:
+        fraction = np.where(np.isfinite(value), (value - floor) / span, 0.0)
+    else:
+        fraction = np.full(value.shape, 0.5)
+    return np.rint((1.0 - fraction) * (rows - 1)).astype(np.intp)
+
+
+def _braille(grid: NDArray[np.bool_]) -> list[str]:
+    rows, columns = grid.shape
+    cells = grid.reshape(rows // 4, 4, columns // 2, 2)
+    bits = (cells * _DOTS[None, :, None, :]).sum(axis=(1, 3))
+    return ["".join(chr(_BRAILLE + int(cell)) for cell in row) for row in bits]

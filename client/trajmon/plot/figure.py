@@ -1,0 +1,185 @@
+"""A run as a figure for paper and screen: the trajectory map, alone or beside the curves of the hallmarks."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from numpy.typing import NDArray
+
+from trajmon.plot.colors import UNDEFINED_RGB, Scale, colormap
+
+__all__ = ["Picture", "map_figure", "overview_figure", "printable"]
+
+# The stubs know every key of matplotlib's settings; a plain dict of them needs Any.
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e3e7ec",
+    "grid.linewidth": 0.6,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.5,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "savefig.dpi": 200,
+}
+_NAVY, _SKY, _RUST = "#174a85", "#3f9bd8", "#c4622d"
+_UNDEFINED = "#" + bytes(UNDEFINED_RGB).hex()
+
+# Title, then curves: hallmark, label, colour. A panel without a defined value says so.
+_PANELS = (
+    ("mean directional similarity", (("mds", "MDS", _NAVY), ("relative_mds", "relative MDS", _SKY))),
+    ("update angle (degrees)", (("update_angle_degrees", "between updates", _NAVY),)),
+    (
+        "apex angles (degrees)",
+        (
+            ("apex_angle_initialization_degrees", "at initialization", _NAVY),
+            ("apex_angle_origin_degrees", "at origin", _SKY),
+        ),
+    ),
+    (
+        "norms",
+        (
+            ("parameter_norm", "‖θₜ‖", _NAVY),
+            ("distance_from_initialization", "‖θₜ−θ₀‖", _SKY),
+            ("update_norm", "‖θₜ−θₜ₋₁‖", _RUST),
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What a figure shows of one run."""
+
+    title: str
+    """Run and scope; data from outside, shown letter by letter."""
+    entries: NDArray[np.float64]
+    """[T, T] map, NaN where undefined."""
+    checkpoint: NDArray[np.int64]
+    """[T]"""
+    scale: Scale
+    mean: float
+    """Mean of the defined entries; NaN where there are none."""
+    symbol: str = "ω"
+    """What the mean is called: ω, or ω with the checkpoint that the map is relative to."""
+    entry_name: str = "cosine similarity"
+    """What an entry of the map is."""
+
+
+def map_figure(picture: Picture) -> Figure:
+    """The map alone with its colour bar, 4.6 x 4 inches."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(4.6, 4.0), layout="constrained")
+        _draw_map(figure.add_subplot(), picture)
+    return figure
+
+
+def overview_figure(picture: Picture, hallmarks: Mapping[str, NDArray[np.float64]]) -> Figure:
+    """The map beside four panels of curves, 10.5 x 4.6 inches.
+
+    `hallmarks` are [T'] each, `checkpoint` among them.
+    """
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(10.5, 4.6), layout="constrained")
+        halves: Any = figure.subfigures(1, 2, width_ratios=(1.02, 1.0))
+        _draw_map(halves[0].add_subplot(), picture)
+        axes = halves[1].subplots(2, 2, sharex=True)
+        x = hallmarks["checkpoint"]
+        for axis, (title, curves) in zip(axes.flat, _PANELS, strict=True):
+            _draw_curves(
+                axis, title, x, [(hallmarks.get(name), label, color) for name, label, color in curves]
+            )
+        for axis in axes[1]:
+            axis.set_xlabel("checkpoint")
+    return figure
+
+
+def printable(text: str) -> str:
+    """A text from outside as the figure's font can show it: ``□`` for control characters and unknown signs.
+
+    >>> printable("run\\x1b[31m")
+    'run□[31m'
+    """
+    known = get_font(findfont(FontProperties(family="DejaVu Sans"))).get_charmap()
+    return "".join("□" if unicodedata.category(a)[0] == "C" or ord(a) not in known else a for a in text)
+
+
+def _draw_map(axis: Axes, picture: Picture) -> None:
+    t = len(picture.entries)
+    mean = "undefined" if np.isnan(picture.mean) else f"{picture.mean:.3f}"
+    title = f"{printable(picture.title)}   {picture.symbol} = {mean}"
+    axis.set_title(title, parse_math=False, fontsize=10 if len(title) < 60 else 7, loc="left")
+    axis.grid(False)
+    axis.set(xlabel="checkpoint", ylabel="checkpoint")
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(True)
+    if t == 0:
+        axis.set(xticks=[], yticks=[])
+        axis.text(0.5, 0.5, "no checkpoints", transform=axis.transAxes, ha="center", color="#5b6672")
+        return
+    palette = ListedColormap(colormap() / 255.0)
+    palette.set_bad(_UNDEFINED)
+    low, high = picture.scale.low, picture.scale.high
+    if high <= low:
+        # All entries are equal; the colour bar still needs two ends.
+        low = high - 1e-3 * max(1.0, abs(high))
+    image = axis.imshow(
+        np.ma.masked_invalid(picture.entries),
+        cmap=palette,
+        norm=Normalize(low, high),
+        interpolation="nearest",
+    )
+    names = FuncFormatter(lambda x, _: str(picture.checkpoint[round(x)]) if -0.5 < x < t - 0.5 else "")
+    for direction in (axis.xaxis, axis.yaxis):
+        direction.set_major_locator(MaxNLocator(nbins=7, integer=True))
+        direction.set_major_formatter(names)
+    bar = axis.figure.colorbar(image, ax=axis, fraction=0.046, pad=0.03, label=picture.entry_name)
+    bar.outline.set_linewidth(0.6)
+    if np.isnan(picture.entries).any():
+        axis.legend(
+            handles=[Patch(color=_UNDEFINED, label="undefined")],
+            loc="upper right",
+            bbox_to_anchor=(1.0, -0.07),
+            handlelength=1.0,
+        )
+
+
+def _draw_curves(
+    axis: Axes,
+    title: str,
+    x: NDArray[np.float64],
+    curves: list[tuple[NDArray[np.float64] | None, str, str]],
+) -> None:
+    axis.set_title(title, loc="left", fontsize=9)
+    shown = [(y, label, color) for y, label, color in curves if y is not None and np.isfinite(y).any()]
+    for y, label, color in shown:
+        # A point between two gaps has no line: a marker keeps it visible.
+        axis.plot(x, y, color=color, label=label, marker="o" if len(x) <= 30 else None, markersize=2.5)
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    if not shown:
+        axis.text(0.5, 0.5, "undefined", transform=axis.transAxes, ha="center", va="center", color="#5b6672")
+        axis.set_yticks([])
+    elif len(curves) > 1:
+        axis.legend(loc="best", handlelength=1.2, borderaxespad=0.2)

@@ -1,0 +1,229 @@
+"""The composition root: the only place that builds everything and takes it down again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import grpc
+import structlog
+import uvicorn
+from google.protobuf.internal import api_implementation
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from trajmon_protos.v1 import ingest_pb2, ingest_pb2_grpc, query_pb2, query_pb2_grpc
+from trajmon_server.auth import Authenticator, load_or_create_token
+from trajmon_server.config import Address, Settings, parse_address
+from trajmon_server.errors import ConfigError
+from trajmon_server.export.prometheus import Exporter
+from trajmon_server.ingest.service import Ingest
+from trajmon_server.query.core import Query
+from trajmon_server.rpc.gate import Gate
+from trajmon_server.rpc.ingest_servicer import IngestServicer
+from trajmon_server.rpc.query_servicer import QueryServicer
+from trajmon_server.runs.registry import Registry
+from trajmon_server.runs.worker import Worker
+from trajmon_server.signals.remaining_displacement import RemainingDisplacementPolicy
+from trajmon_server.store.journal import LocalJournal
+from trajmon_server.web.app import make_app
+
+__all__ = ["Serving", "serve", "serving"]
+
+log = structlog.get_logger(__name__)
+
+GRPC_OPTIONS = (
+    ("grpc.max_receive_message_length", 1 << 20),
+    ("grpc.max_metadata_size", 8192),
+    ("grpc.max_concurrent_streams", 64),
+    ("grpc.server_handshake_timeout_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
+    # Two servers on one port would share the calls between them.
+    ("grpc.so_reuseport", 0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A server that takes calls, and where."""
+
+    grpc: str
+    http: str
+    metrics: str
+    registry: Registry
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then stop gracefully."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    async with serving(settings) as where:
+        log.info(
+            "serving",
+            grpc=where.grpc,
+            http=where.http,
+            metrics=where.metrics,
+            data_dir=str(settings.data_dir),
+        )
+        await stop.wait()
+        log.info("stopping", grace_seconds=settings.stop_grace_seconds)
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[Serving]:
+    """Everything running, for the length of the context."""
+    if api_implementation.Type() == "python":
+        raise ConfigError(
+            "protobuf runs on its pure-Python parser, which is not safe with hostile input; reinstall it"
+        )
+    addresses = {name: parse_address(getattr(settings, name)) for name in ("grpc", "http", "metrics")}
+    for name, address in addresses.items():
+        if not address.is_loopback and not settings.allow_remote_plaintext:
+            raise ConfigError(
+                f"--{name} {address} can be reached from other machines, and tokens would cross the network in clear "
+                "text; put a TLS proxy in front, or accept it with allow_remote_plaintext = true"
+            )
+    token = load_or_create_token(settings.token_file)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(_only_server(settings.data_dir))
+        # Journal writes wait for the disk and must not wait behind computations.
+        writers = ThreadPoolExecutor(32, thread_name_prefix="journal")
+        workers = ThreadPoolExecutor(settings.worker_threads, thread_name_prefix="work")
+        stack.callback(writers.shutdown)
+        stack.callback(workers.shutdown)
+        journal = LocalJournal(settings.data_dir / "journal")
+        policy = RemainingDisplacementPolicy()
+        registry = Registry(journal, settings.data_dir / "maps", policy, settings.stale_after_seconds)
+        exporter = Exporter(registry, settings.limits.max_exported_series, settings.finished_export_seconds)
+        worker = Worker(registry, journal, policy, workers)
+        registry.on_wake(worker.wake)
+        await asyncio.get_running_loop().run_in_executor(workers, registry.recover)
+
+        exporter.start(addresses["metrics"])
+        stack.callback(exporter.stop)
+        ingest = Ingest(journal, registry, settings.limits, writers, settings.data_dir, exporter.observe_row)
+        query = Query(registry, journal, settings.limits, workers)
+        gate = Gate(Authenticator(token, settings.tokens), exporter.observe_call)
+        server = grpc.aio.server(
+            interceptors=[gate],
+            options=GRPC_OPTIONS,
+            maximum_concurrent_rpcs=settings.limits.max_concurrent_rpcs,
+        )
+        health = health_aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(health, server)
+        ingest_pb2_grpc.add_IngestServiceServicer_to_server(IngestServicer(ingest, settings.limits), server)
+        query_pb2_grpc.add_QueryServiceServicer_to_server(QueryServicer(query), server)
+        services = [
+            ingest_pb2.DESCRIPTOR.services_by_name["IngestService"].full_name,
+            query_pb2.DESCRIPTOR.services_by_name["QueryService"].full_name,
+        ]
+        if settings.reflection:
+            reflection.enable_server_reflection((*services, reflection.SERVICE_NAME), server)
+        grpc_address = addresses["grpc"]
+        try:
+            port = server.add_insecure_port(str(grpc_address))
+        except RuntimeError as error:
+            raise ConfigError(f"gRPC address {grpc_address} is in use; give another with --grpc") from error
+        await server.start()
+        stack.push_async_callback(worker.stop)
+        stack.push_async_callback(server.stop, settings.stop_grace_seconds)
+        stack.push_async_callback(health.enter_graceful_shutdown)
+        for service in ("", *services):
+            await health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        for run in registry.runs():
+            worker.wake(run)
+        http = await stack.enter_async_context(_http(addresses["http"], journal))
+        where = Serving(
+            grpc=f"{_host(grpc_address.host)}:{port}",
+            http=http,
+            metrics=f"{_host(addresses['metrics'].host)}:{exporter.port}",
+            registry=registry,
+        )
+        if settings.announce_file is not None:
+            stack.enter_context(_announced(settings.announce_file, where))
+        yield where
+
+
+def _host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+@contextlib.contextmanager
+def _only_server(data_dir: Path) -> Iterator[None]:
+    """Hold the data directory: one server at a time. The lock ends with the process, however that ends."""
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(data_dir / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise ConfigError(
+            f"data directory {data_dir}: {error.strerror}; give another with --data-dir"
+        ) from error
+    with os.fdopen(descriptor, "r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"data directory {data_dir} is in use by another server (pid {file.read().strip() or 'unknown'})"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _http(address: Address, journal: LocalJournal) -> AsyncIterator[str]:
+    """Serve HTTP on the same loop; yields where."""
+    try:
+        listener = socket.create_server((address.host, address.port), reuse_port=False)
+    except OSError as error:
+        raise ConfigError(f"HTTP address {address}: {error.strerror}; give another with --http") from error
+    app = make_app(
+        lambda: not journal.broken, version("trajmon"), ["127.0.0.1", "localhost", "[::1]", address.host]
+    )
+    server = _Uvicorn(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
+    task = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
+    try:
+        yield f"{_host(address.host)}:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+        listener.close()
+
+
+class _Uvicorn(uvicorn.Server):
+    """Leaves signals to whoever owns the loop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture nothing."""
+        yield
+
+
+@contextlib.contextmanager
+def _announced(path: Path, where: Serving) -> Iterator[None]:
+    """Tell local clients where the server listens."""
+    addresses = {"grpc": where.grpc, "http": where.http, "metrics": where.metrics, "pid": os.getpid()}
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_text(json.dumps(addresses))
+    fresh.replace(path)
+    try:
+        yield
+    finally:
+        # Another server may have announced itself since.
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads(path.read_text()).get("pid") == os.getpid():
+                path.unlink()

@@ -1,0 +1,80 @@
+"""`trajmon-server`: serve runs, replay a recorded Gram."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from trajmon_server.app import serve
+from trajmon_server.config import load_settings
+from trajmon_server.errors import ConfigError
+from trajmon_server.logs import configure_logs
+from trajmon_server.replay import ReplayError, replay
+
+__all__ = ["main"]
+
+
+def home() -> Path:
+    """`TRAJMON_HOME`, by default ~/.trajmon."""
+    return Path(os.environ.get("TRAJMON_HOME") or Path.home() / ".trajmon")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("trajmon"), prog_name="trajmon-server")
+def main() -> None:
+    """Keep trajectory maps of trainings, export their hallmarks, advise."""
+
+
+@main.command("serve")
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), help="Journal and maps; default: TRAJMON_HOME/data."
+)
+@click.option(
+    "--grpc", metavar="HOST:PORT", help="Where agents and readers connect; default: 127.0.0.1:50051."
+)
+@click.option("--http", metavar="HOST:PORT", help="Health over HTTP; default: 127.0.0.1:8080.")
+@click.option("--metrics", metavar="HOST:PORT", help="Prometheus metrics; default: 127.0.0.1:9108.")
+@click.option(
+    "--token-file", type=click.Path(path_type=Path), help="Default: TRAJMON_HOME/token, created if absent."
+)
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings.")
+@click.option("--log-format", type=click.Choice(["auto", "json", "console"]))
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
+def serve_command(config: Path | None, **options: Any) -> None:
+    """Take rows, keep maps, export hallmarks, answer queries."""
+    overrides = {name: value for name, value in options.items() if value is not None}
+    try:
+        settings = load_settings(config, overrides, home())
+        configure_logs(settings.log_format, settings.log_level)
+        asyncio.run(serve(settings))
+    except ConfigError as error:
+        _fail(str(error))
+
+
+@main.command("replay")
+@click.argument("gram", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def replay_command(gram: Path, as_json: bool) -> None:
+    """Say what the policy would have advised at each checkpoint of GRAM.npz."""
+    try:
+        for entry in replay(gram):
+            click.echo(json.dumps(entry, allow_nan=False) if as_json else _line(entry))
+    except ReplayError as error:
+        _fail(str(error))
+
+
+def _line(entry: dict[str, Any]) -> str:
+    mds = entry["hallmarks"].get("mds")
+    shown = "undefined" if mds is None else f"{mds:.4f}"
+    return f"{entry['index']:>5}  {entry['advice']:<9}  MDS {shown:<9}  {entry['reason']}"
+
+
+def _fail(text: str) -> NoReturn:
+    click.echo(f"trajmon-server: {text}", err=True)
+    raise SystemExit(1)

@@ -1,0 +1,236 @@
+"""Prometheus metrics: a Collector that reads the runs' state at scrape time, and counters of the server itself.
+
+Only active runs and those that ended a short while ago are shown; a run that leaves stops being exported, so that
+Prometheus marks its series stale. The number of series is capped; what was left out is counted.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from trajmon_server.config import Address
+from trajmon_server.errors import ConfigError
+from trajmon_server.runs.registry import Registry
+from trajmon_server.runs.run import Run
+from trajmon_server.signals.base import AdviceState
+
+__all__ = ["Exporter", "RunCollector"]
+
+PER_GROUP = (
+    ("mds", "trajmon_mean_directional_similarity", "Mean of all entries of the trajectory map."),
+    (
+        "relative_mds",
+        "trajmon_relative_mean_directional_similarity",
+        "Mean of all entries of the trajectory map relative to the initialization.",
+    ),
+    ("update_angle_degrees", "trajmon_update_angle_degrees", "Angle between the last two updates."),
+    ("parameter_norm", "trajmon_parameter_norm", "Norm of the parameters."),
+    (
+        "distance_from_initialization",
+        "trajmon_distance_from_initialization",
+        "Distance from the initialization.",
+    ),
+    ("update_norm", "trajmon_update_norm", "Norm of the last update between checkpoints."),
+)
+APEX = (
+    ("apex_angle_initialization_degrees", "initialization"),
+    ("apex_angle_origin_degrees", "origin"),
+)
+_SERIES_PER_GROUP = len(PER_GROUP) + len(APEX)
+_SERIES_PER_RUN = 8 + len(AdviceState)
+
+
+class RunCollector(Collector):
+    """Reads every exported run's latest state; keeps none of its own."""
+
+    def __init__(self, registry: Registry, max_series: int, finished_seconds: float) -> None:
+        self._registry = registry
+        self._max_series = max_series
+        self._finished_seconds = finished_seconds
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: collecting at registration time would find no runs."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """One sample a run and group; undefined values are left out."""
+        runs, left_out = self._select()
+        yield from _group_metrics(runs)
+        yield from _run_metrics(runs)
+        suppressed = GaugeMetricFamily(
+            "trajmon_series_suppressed", "Series left out because of the cap limits.max_exported_series."
+        )
+        suppressed.add_metric([], left_out)
+        yield suppressed
+        events = CounterMetricFamily(
+            "trajmon_ingest_events", "Things that ingest refused or set aside.", labels=["event"]
+        )
+        for event, count in sorted(self._registry.event_counts().items()):
+            events.add_metric([event], count)
+        yield events
+
+    def _select(self) -> tuple[list[Run], int]:
+        """The runs to export, newest rows first, and how many series do not fit."""
+        now = time.time()
+        shown = [
+            run
+            for run in self._registry.runs()
+            if run.is_active or now - run.ended_unix_seconds < self._finished_seconds
+        ]
+        shown.sort(key=lambda run: -run.last_row_unix_seconds)
+        kept: list[Run] = []
+        used = left_out = 0
+        for run in shown:
+            series = _SERIES_PER_RUN + _SERIES_PER_GROUP * len(run.description.groups)
+            if used + series <= self._max_series:
+                kept.append(run)
+                used += series
+            else:
+                left_out += series
+        return kept, left_out
+
+
+def _group_metrics(runs: Sequence[Run]) -> Iterator[Metric]:
+    for key, name, text in PER_GROUP:
+        family = GaugeMetricFamily(name, text, labels=["run", "group"])
+        for run in runs:
+            for group, values in run.analysis.hallmarks.items():
+                if math.isfinite(values.get(key, math.nan)):
+                    family.add_metric([run.description.name, group], values[key])
+        yield family
+    apex = GaugeMetricFamily(
+        "trajmon_apex_angle_degrees",
+        "Angle of the cone that the trajectory spans at the vertex.",
+        labels=["run", "group", "vertex"],
+    )
+    for key, vertex in APEX:
+        for run in runs:
+            for group, values in run.analysis.hallmarks.items():
+                if math.isfinite(values.get(key, math.nan)):
+                    apex.add_metric([run.description.name, group, vertex], values[key])
+    yield apex
+
+
+def _run_metrics(runs: Sequence[Run]) -> Iterator[Metric]:
+    info = InfoMetricFamily("trajmon_run", "Constant facts of a run.", labels=["run"])
+    switch = GaugeMetricFamily(
+        "trajmon_switch_advised", "1 while norm-only training is advised.", labels=["run"]
+    )
+    state = GaugeMetricFamily(
+        "trajmon_advice_state",
+        "1 for the current state of the advice, 0 for the others.",
+        labels=["run", "state"],
+    )
+    step = GaugeMetricFamily(
+        "trajmon_checkpoint_step", "Training step of the last checkpoint.", labels=["run"]
+    )
+    number = GaugeMetricFamily("trajmon_checkpoints", "Checkpoints on the run's path.", labels=["run"])
+    last = GaugeMetricFamily(
+        "trajmon_last_checkpoint_timestamp_seconds", "When the last checkpoint was recorded.", labels=["run"]
+    )
+    pending = GaugeMetricFamily(
+        "trajmon_checkpoints_pending",
+        "Recorded on the training machine, not yet acknowledged.",
+        labels=["run"],
+    )
+    skipped = GaugeMetricFamily(
+        "trajmon_checkpoints_skipped", "Not recorded, for want of disk or budget.", labels=["run"]
+    )
+    findings = GaugeMetricFamily(
+        "trajmon_integrity_findings", "Integrity findings of the run.", labels=["run"]
+    )
+    for run in runs:
+        name = run.description.name
+        info.add_metric(
+            [name],
+            {
+                "run_id": run.description.run_id,
+                "attempt": str(run.control.attempt),
+                "fingerprint": run.description.fingerprint,
+                "layers": str(len(run.description.layers)),
+            },
+        )
+        advice = run.current_advice()
+        switch.add_metric([name], float(advice.switch))
+        for known in AdviceState:
+            state.add_metric([name, known.value], float(advice.state is known))
+        pending.add_metric([name], run.agent.checkpoints_pending)
+        skipped.add_metric([name], run.agent.checkpoints_skipped)
+        findings.add_metric([name], len(run.all_findings()))
+        number.add_metric([name], len(run.path))
+        if run.path and run.path[-1] in run.metas:
+            step.add_metric([name], run.metas[run.path[-1]].step)
+            last.add_metric([name], run.last_row_unix_seconds)
+    yield from (info, switch, state, step, number, last, pending, skipped, findings)
+
+
+class Exporter:
+    """The metrics endpoint: own registry, own port, own thread."""
+
+    def __init__(self, registry: Registry, max_series: int, finished_seconds: float) -> None:
+        self.registry = CollectorRegistry(auto_describe=False)
+        self.registry.register(RunCollector(registry, max_series, finished_seconds))
+        self._handled = Counter(
+            "trajmon_grpc_server_handled",
+            "Calls that ended, by method and status code.",
+            ["grpc_method", "grpc_code"],
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "trajmon_grpc_server_handling_seconds",
+            "How long calls took.",
+            ["grpc_method"],
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+            registry=self.registry,
+        )
+        self._rows = Counter("trajmon_ingest_rows", "Rows acknowledged.", ["outcome"], registry=self.registry)
+        self._bytes = Counter(
+            "trajmon_ingest_bytes", "Bytes of records acknowledged.", registry=self.registry
+        )
+        self._healthy = Gauge(
+            "trajmon_journal_healthy", "1 while the journal takes rows.", registry=self.registry
+        )
+        self._healthy.set(1)
+        self._server: WSGIServer | None = None
+        self.port = 0
+
+    def observe_call(self, method: str, code: str, seconds: float) -> None:
+        """A call ended; `method` is one of the served methods, so that labels are bounded."""
+        short = method.rpartition("/")[2]
+        self._handled.labels(short, code).inc()
+        self._seconds.labels(short).observe(seconds)
+
+    def observe_row(self, duplicate: bool, record_bytes: int) -> None:
+        """A row was acknowledged."""
+        self._rows.labels("duplicate" if duplicate else "stored").inc()
+        self._bytes.inc(record_bytes)
+
+    def set_journal_healthy(self, healthy: bool) -> None:
+        """The journal broke, or works."""
+        self._healthy.set(healthy)
+
+    def start(self, address: Address) -> None:
+        """Serve ``/metrics`` from a thread of its own; raises ConfigError if the port is taken."""
+        try:
+            self._server, thread = start_http_server(address.port, address.host, registry=self.registry)
+        except OSError as error:
+            raise ConfigError(
+                f"metrics address {address}: {error.strerror}; give another with --metrics"
+            ) from error
+        self.port = self._server.server_port
+        self._thread = thread
+
+    def stop(self) -> None:
+        """Close the port and end the thread."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join(timeout=2.0)
+            self._server = None

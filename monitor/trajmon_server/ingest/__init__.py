@@ -1,0 +1,1 @@
+"""From a request to a durable row: validate, authorise, quota, journal. Free of gRPC."""

@@ -1,0 +1,56 @@
+"""What a team and a run may use up. Pure: usage and limits in, a refusal or nothing out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trajmon_server.config import Limits
+from trajmon_server.errors import Exhausted
+
+__all__ = ["Usage", "check_new_run", "check_record_size", "check_row"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What is used up before the request."""
+
+    run_bytes: int
+    """Journal bytes of the run."""
+    free_disk_bytes: int
+    """On the data directory's disk."""
+
+
+def check_new_run(num_runs: int, limits: Limits) -> None:
+    """Refuse a run beyond the team's number."""
+    if num_runs >= limits.max_runs:
+        raise Exhausted(
+            "RUN_QUOTA", f"this team has {num_runs} runs, the limit is {limits.max_runs} (limits.max_runs)"
+        )
+
+
+def check_record_size(record_bytes: int, limits: Limits) -> None:
+    """Refuse a record larger than any this server takes."""
+    if record_bytes > limits.max_record_bytes:
+        raise Exhausted(
+            "RECORD_TOO_LARGE",
+            f"record has {record_bytes} bytes, the limit is {limits.max_record_bytes} (limits.max_record_bytes); "
+            "record fewer layers or raise the limit",
+        )
+
+
+def check_row(record_bytes: int, usage: Usage, limits: Limits) -> None:
+    """Refuse a row that would break a limit; trying later helps only once somebody makes room."""
+    check_record_size(record_bytes, limits)
+    if usage.run_bytes + record_bytes > limits.max_run_bytes:
+        raise Exhausted(
+            "RUN_BYTES_QUOTA",
+            f"run uses {usage.run_bytes} bytes, the limit is {limits.max_run_bytes} (limits.max_run_bytes)",
+            retry_seconds=60.0,
+        )
+    if usage.free_disk_bytes - record_bytes < limits.min_free_disk_bytes:
+        raise Exhausted(
+            "DISK_RESERVE",
+            f"the server's disk has {usage.free_disk_bytes} bytes free and keeps "
+            f"{limits.min_free_disk_bytes} in reserve (limits.min_free_disk_bytes); free some space",
+            retry_seconds=10.0,
+        )

@@ -1,0 +1,250 @@
+"""The ingest core: what happens between a request and its acknowledgement.
+
+validate -> authorise -> quota -> journal (durable) -> acknowledge. Hallmarks, advice and maps are made after
+the acknowledgement, from the journal: see runs/worker.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import structlog
+
+from trajmon_protos.errors import RecordError
+from trajmon_protos.record import LayerStatus, Row, decode, read_digest
+from trajmon_protos.v1 import ingest_pb2
+from trajmon_server.auth import Principal
+from trajmon_server.config import Limits
+from trajmon_server.errors import (
+    Conflict,
+    Exhausted,
+    InvalidRequest,
+    NotFound,
+    OutOfOrder,
+    Unavailable,
+    Violation,
+)
+from trajmon_server.ingest import quota
+from trajmon_server.ingest.validation import validate_open, validate_row
+from trajmon_server.model import CheckpointMeta, Group, Layer, RunDescription
+from trajmon_server.runs.path import superseded_by
+from trajmon_server.runs.registry import Registry
+from trajmon_server.runs.run import AgentReport, Run
+from trajmon_server.store import errors as store_errors
+from trajmon_server.store.base import Journal
+
+__all__ = ["Ingest", "Receipt"]
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What an acknowledgement says."""
+
+    checkpoint: int
+    digest: bytes
+    duplicate: bool
+    """True if the same record was there already."""
+    next_checkpoint: int
+    """First checkpoint that is not stored."""
+
+
+class Ingest:
+    """Takes runs and rows in. One instance per server, used from its event loop."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        registry: Registry,
+        limits: Limits,
+        executor: Executor,
+        disk: Path,
+        observe_row: Callable[[bool, int], None],
+    ) -> None:
+        self._observe_row = observe_row
+        self._journal = journal
+        self._registry = registry
+        self._limits = limits
+        self._executor = executor
+        self._disk = disk
+
+    async def open_run(self, request: ingest_pb2.OpenRunRequest, caller: Principal) -> Run:
+        """Register a run or continue one; raises the writer epoch. Durable when it returns."""
+        violations = validate_open(request, self._limits)
+        if violations:
+            raise InvalidRequest.from_violations(violations)
+        async with self._registry.opening:
+            run = self._registry.find(request.run_id, caller.team)
+            if run is None:
+                self._refuse_taken_name(request, caller.team)
+                quota.check_new_run(self._registry.count(caller.team), self._limits)
+                run = self._registry.new(_describe(request, caller.team))
+            else:
+                _refuse_other_model(request, run)
+            async with run.lock:
+                if request.attempt < run.control.attempt:
+                    raise OutOfOrder(
+                        "OLD_ATTEMPT",
+                        f"attempt {request.attempt} of run {request.name!r} is over; attempt "
+                        f"{run.control.attempt} has started",
+                    )
+                control = run.control.opened(request.attempt)
+                await self._durably(lambda: self._registry.store(run, control))
+                run.control = control
+                self._registry.add(run)
+        log.info("run opened", run=run.description.name, attempt=control.attempt, epoch=control.writer_epoch)
+        return run
+
+    def _refuse_taken_name(self, request: ingest_pb2.OpenRunRequest, team: str) -> None:
+        other = self._registry.find_by_name(request.name, team)
+        if other is not None:
+            raise Conflict(
+                "NAME_TAKEN",
+                f"run name {request.name!r} belongs to run {other.description.run_id} (model "
+                f"{other.description.fingerprint}), this one is {request.run_id} (model "
+                f"{request.layout.fingerprint}); choose another name, or resume where its snapshots are",
+            )
+
+    async def push(self, run_id: str, writer_epoch: int, record: bytes, caller: Principal) -> Receipt:
+        """Take in one row record. Durable when it returns."""
+        quota.check_record_size(len(record), self._limits)
+        run = self.require(run_id, caller)
+        try:
+            row = await self._durably(lambda: decode(record))
+        except RecordError as error:
+            raise InvalidRequest(
+                error.kind.upper(), f"record: {error}; nothing was stored", (Violation("record", str(error)),)
+            ) from error
+        async with run.lock:
+            _check_epoch(run, writer_epoch)
+            checkpoint = row.header.checkpoint
+            violations = validate_row(row, run.description, run.control.attempt)
+            if violations:
+                raise InvalidRequest.from_violations(violations)
+            if checkpoint > run.next_checkpoint and checkpoint not in run.stored:
+                raise OutOfOrder(
+                    "GAP",
+                    f"checkpoint {checkpoint} came, {run.next_checkpoint} is expected; send that first",
+                    details={"expected_checkpoint": str(run.next_checkpoint)},
+                )
+            is_new = checkpoint not in run.stored
+            if is_new:
+                _check_previous(run, row)
+                free = shutil.disk_usage(self._disk).free
+                quota.check_row(len(record), quota.Usage(run.journal_bytes, free), self._limits)
+            outcome = await self._append(run, checkpoint, record)
+            if is_new:
+                run.accept(_meta(row), checkpoint, len(record))
+        if is_new:
+            self._registry.wake(run)
+        self._observe_row(not is_new, len(record))
+        return Receipt(checkpoint, read_digest(record), outcome == "duplicate", run.next_checkpoint)
+
+    async def _append(self, run: Run, checkpoint: int, record: bytes) -> str:
+        try:
+            return await self._durably(
+                lambda: self._journal.append(run.description.run_id, checkpoint, 0, record)
+            )
+        except store_errors.ConflictError as error:
+            self._registry.count_event("conflicting_rows")
+            raise Conflict("ROW_CONFLICT", f"{error}; the stored row was kept") from error
+
+    async def report(self, request: ingest_pb2.ReportStatusRequest, caller: Principal) -> Run:
+        """Take in how an agent does. The run's end is durable when it returns."""
+        run = self.require(request.run_id, caller)
+        async with run.lock:
+            _check_epoch(run, request.writer_epoch)
+            report = AgentReport.from_message(request)
+            control = run.control.reported(report.phase, report.reason[:500])
+            if control != run.control:
+                await self._durably(lambda: self._registry.store(run, control))
+                run.control = control
+            run.agent = report
+            run.announce()
+        return run
+
+    def require(self, run_id: str, caller: Principal) -> Run:
+        """The run with this id; absent and forbidden are not told apart."""
+        run = self._registry.find(run_id, caller.team)
+        if run is None:
+            raise NotFound("NO_SUCH_RUN", f"no run with id {run_id[:64]!r}; open it first")
+        return run
+
+    async def _durably(self, action: Callable[[], T]) -> T:
+        """Run blocking work in a thread; storage errors become refusals that say whether to retry."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, action)
+        except store_errors.JournalFullError as error:
+            self._registry.count_event("refused_disk_full")
+            raise Exhausted("DISK_FULL", f"{error}; nothing was stored", retry_seconds=5.0) from error
+        except store_errors.JournalReadOnlyError as error:
+            self._registry.count_event("refused_read_only")
+            raise Unavailable("READ_ONLY", f"{error}; nothing was stored", retry_seconds=30.0) from error
+        except store_errors.JournalUnavailableError as error:
+            self._registry.count_event("refused_unavailable")
+            raise Unavailable(
+                "JOURNAL_UNAVAILABLE", f"{error}; nothing was stored", retry_seconds=5.0
+            ) from error
+        except store_errors.JournalBrokenError as error:
+            self._registry.count_event("refused_broken")
+            raise Unavailable("JOURNAL_BROKEN", f"{error}", retry_seconds=30.0) from error
+
+
+def _describe(request: ingest_pb2.OpenRunRequest, team: str) -> RunDescription:
+    return RunDescription(
+        run_id=request.run_id,
+        name=request.name,
+        team=team,
+        tags=tuple(request.tags),
+        created_unix_seconds=time.time(),
+        fingerprint=request.layout.fingerprint,
+        layers=tuple(Layer(a.name, tuple(a.shape), a.dtype) for a in request.layout.layers),
+        groups=tuple(Group(a.name, tuple(a.layers)) for a in request.layout.groups),
+    )
+
+
+def _refuse_other_model(request: ingest_pb2.OpenRunRequest, run: Run) -> None:
+    described = _describe(request, run.description.team)
+    if described.name != run.description.name:
+        raise Conflict(
+            "OTHER_NAME", f"run {request.run_id} is named {run.description.name!r}, not {described.name!r}"
+        )
+    if (described.fingerprint, described.layers) != (run.description.fingerprint, run.description.layers):
+        raise Conflict(
+            "OTHER_MODEL",
+            f"run {described.name!r} records the model with fingerprint {run.description.fingerprint}, this one has "
+            f"{described.fingerprint}; give the new model a run name of its own",
+        )
+
+
+def _check_epoch(run: Run, writer_epoch: int) -> None:
+    if writer_epoch != run.control.writer_epoch:
+        raise OutOfOrder(
+            "FENCED",
+            f"writer epoch {writer_epoch} of run {run.description.name!r} is over, {run.control.writer_epoch} is "
+            "current: another agent has opened the run",
+        )
+
+
+def _check_previous(run: Run, row: Row) -> None:
+    previous = row.header.previous if row.header.HasField("previous") else None
+    try:
+        superseded_by(run.path_before(row.header.checkpoint), previous)
+    except ValueError as error:
+        raise InvalidRequest.from_violations([Violation("previous", str(error))]) from error
+
+
+def _meta(row: Row) -> CheckpointMeta:
+    non_finite = tuple(int(index) for index in np.flatnonzero(row.status == LayerStatus.NON_FINITE))
+    return CheckpointMeta.from_header(row.header, non_finite)

@@ -1,0 +1,156 @@
+"""What a request must look like. Pure: a request and what is known in, violations out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from trajmon_protos.names import RUN_ID, RUN_NAME, RUN_NAME_RULE
+from trajmon_protos.record import PRODUCTS, LayerStatus, Row
+from trajmon_protos.v1 import ingest_pb2, types_pb2
+from trajmon_server.config import Limits
+from trajmon_server.errors import Violation
+from trajmon_server.model import RunDescription
+
+__all__ = ["validate_open", "validate_row"]
+
+DTYPES = ("float64", "float32", "bfloat16", "float16")
+MAX_NAME_BYTES = 512
+MAX_TAGS = 32
+MAX_METRICS = 64
+MAX_VIOLATIONS = 20
+
+
+def validate_open(request: ingest_pb2.OpenRunRequest, limits: Limits) -> list[Violation]:
+    """Check a request to open a run."""
+    found: list[Violation] = []
+    if RUN_ID.fullmatch(request.run_id) is None:
+        found.append(Violation("run_id", f"{request.run_id[:80]!r} is not 32 lower-case hex digits"))
+    if RUN_NAME.fullmatch(request.name) is None:
+        found.append(Violation("name", f"{request.name[:80]!r} is not a run name; use {RUN_NAME_RULE}"))
+    if request.attempt < 1:
+        found.append(Violation("attempt", "attempts are counted from 1"))
+    if len(request.tags) > MAX_TAGS or any(not 1 <= len(tag) <= 64 for tag in request.tags):
+        found.append(Violation("tags", f"at most {MAX_TAGS} tags of 1 to 64 characters"))
+    found += _layout(request.layout, limits)
+    return found[:MAX_VIOLATIONS]
+
+
+def _layout(layout: types_pb2.Layout, limits: Limits) -> list[Violation]:
+    found: list[Violation] = []
+    if not 1 <= len(layout.layers) <= limits.max_layers:
+        count = len(layout.layers)
+        found.append(
+            Violation("layout.layers", f"{count} layers; this server takes 1 to {limits.max_layers}")
+        )
+        return found
+    if not 1 <= len(layout.groups) <= limits.max_groups:
+        count = len(layout.groups)
+        found.append(
+            Violation("layout.groups", f"{count} groups; this server takes 1 to {limits.max_groups}")
+        )
+        return found
+    if RUN_ID.fullmatch(layout.fingerprint) is None:
+        found.append(Violation("layout.fingerprint", "not 32 lower-case hex digits"))
+    names = set()
+    for index, layer in enumerate(layout.layers):
+        where = f"layout.layers[{index}]"
+        if not _printable(layer.name):
+            found.append(Violation(f"{where}.name", f"1 to {MAX_NAME_BYTES} printable bytes are needed"))
+        if layer.name in names:
+            found.append(Violation(f"{where}.name", f"{layer.name!r} appears twice"))
+        names.add(layer.name)
+        if layer.dtype not in DTYPES:
+            found.append(
+                Violation(f"{where}.dtype", f"{layer.dtype[:40]!r} is not one of {', '.join(DTYPES)}")
+            )
+    group_names = set()
+    for index, group in enumerate(layout.groups):
+        where = f"layout.groups[{index}]"
+        if not _printable(group.name) or len(group.name) > 64:
+            found.append(Violation(f"{where}.name", "1 to 64 printable characters are needed"))
+        if group.name in group_names:
+            found.append(Violation(f"{where}.name", f"{group.name!r} appears twice"))
+        group_names.add(group.name)
+        members = list(group.layers)
+        if not members or members != sorted(set(members)) or members[-1] >= len(layout.layers):
+            found.append(
+                Violation(f"{where}.layers", "layer indices must be ascending, distinct and in range")
+            )
+    first = layout.groups[0]
+    if first.name != "network" or len(first.layers) != len(layout.layers):
+        found.append(Violation("layout.groups[0]", "the first group must be `network` and hold every layer"))
+    return found
+
+
+def _printable(text: str) -> bool:
+    return text.isprintable() and 1 <= len(text.encode()) <= MAX_NAME_BYTES
+
+
+def validate_row(row: Row, run: RunDescription, attempt: int) -> list[Violation]:
+    """Check a decoded row against the run that it is meant for."""
+    header = row.header
+    found: list[Violation] = []
+    if header.run_id != run.run_id:
+        found.append(Violation("run_id", f"record is of run {header.run_id[:40]!r}, sent for {run.run_id}"))
+    if header.fingerprint != run.fingerprint:
+        found.append(
+            Violation(
+                "fingerprint", f"record has layout {header.fingerprint[:40]!r}, the run has {run.fingerprint}"
+            )
+        )
+    if header.num_layers != len(run.layers):
+        found.append(
+            Violation("num_layers", f"record has {header.num_layers} layers, the run has {len(run.layers)}")
+        )
+    if not 1 <= header.attempt <= attempt:
+        found.append(Violation("attempt", f"record is of attempt {header.attempt}, the run is at {attempt}"))
+    if (header.part, header.num_parts) != (0, 1):
+        found.append(
+            Violation("part", f"part {header.part} of {header.num_parts}: this server takes rows in one part")
+        )
+    if header.checkpoint == 0 and header.HasField("previous"):
+        found.append(Violation("previous", "checkpoint 0 has no checkpoint before it"))
+    if header.checkpoint > 0 and not (header.HasField("previous") and header.previous < header.checkpoint):
+        found.append(Violation("previous", "must name an earlier checkpoint"))
+    if len(header.info.metrics) > MAX_METRICS or any(len(name) > 64 for name in header.info.metrics):
+        found.append(
+            Violation("info.metrics", f"at most {MAX_METRICS} metrics with names of at most 64 characters")
+        )
+    if not np.isfinite(header.info.time_unix_seconds):
+        found.append(Violation("info.time_unix_seconds", "must be finite"))
+    if not found:
+        found = _arrays(row, run)
+    return found[:MAX_VIOLATIONS]
+
+
+def _arrays(row: Row, run: RunDescription) -> list[Violation]:
+    found: list[Violation] = []
+    known = [status.value for status in LayerStatus]
+    unknown = np.flatnonzero(~np.isin(row.status, known))
+    found += [
+        Violation(f"status[{layer}]", f"{row.status[layer]} is not a layer status")
+        for layer in unknown[:MAX_VIOLATIONS]
+    ]
+    exact = row.status != LayerStatus.NON_FINITE
+    norm = row.gram[:, -1]
+    for layer in np.flatnonzero(exact & ~(norm >= 0.0) | np.isinf(norm))[:MAX_VIOLATIONS]:
+        name = run.layers[layer].name
+        found.append(
+            Violation(
+                f"gram[{layer}]",
+                f"layer {name!r}: inner product with itself is {norm[layer]}; mark the layer NON_FINITE instead",
+            )
+        )
+    for layer in np.flatnonzero(~exact & ~np.isnan(row.gram).all(axis=1))[:MAX_VIOLATIONS]:
+        name = run.layers[layer].name
+        found.append(Violation(f"gram[{layer}]", f"layer {name!r} is marked NON_FINITE but has numbers"))
+    for layer in np.flatnonzero(np.isinf(row.gram).any(axis=1) | np.isinf(row.products).any(axis=1))[
+        :MAX_VIOLATIONS
+    ]:
+        name = run.layers[layer].name
+        found.append(Violation(f"gram[{layer}]", f"layer {name!r} holds Inf; missing entries are NaN"))
+    squares = [PRODUCTS.index("update_squared"), PRODUCTS.index("displacement_squared")]
+    for layer in np.flatnonzero((row.products[:, squares] < 0.0).any(axis=1))[:MAX_VIOLATIONS]:
+        name = run.layers[layer].name
+        found.append(Violation(f"products[{layer}]", f"layer {name!r} has a negative squared norm"))
+    return found

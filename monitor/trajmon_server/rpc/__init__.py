@@ -1,0 +1,1 @@
+"""The gRPC surface: thin translation between messages and the cores."""

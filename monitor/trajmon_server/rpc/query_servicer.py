@@ -1,0 +1,155 @@
+"""QueryService: messages to and from the query core."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from trajmon_protos.v1 import query_pb2, query_pb2_grpc, types_pb2
+from trajmon_server.errors import InvalidRequest, Violation
+from trajmon_server.query.core import Kernel, MapQuery, Query
+from trajmon_server.rpc.gate import caller
+from trajmon_server.rpc.messages import array_chunks, hallmark_messages, run_summary
+from trajmon_server.runs.run import Run
+
+__all__ = ["QueryServicer"]
+
+MAX_PAGE = 1000
+LAST_CHECKPOINTS = 1000
+WATCH_INTERVAL_SECONDS = 0.25
+"""At most one message in so long: a watcher must not multiply a fast run."""
+
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+_KERNELS: dict[int, Kernel] = {
+    query_pb2.KERNEL_UNSPECIFIED: "linear",
+    query_pb2.KERNEL_LINEAR: "linear",
+    query_pb2.KERNEL_RBF: "rbf",
+    query_pb2.KERNEL_POLYNOMIAL: "polynomial",
+}
+
+
+class QueryServicer(query_pb2_grpc.QueryServiceServicer):
+    """What readers call."""
+
+    def __init__(self, query: Query) -> None:
+        self._query = query
+
+    async def ListRuns(
+        self, request: query_pb2.ListRunsRequest, context: Context
+    ) -> query_pb2.ListRunsResponse:
+        """A page of runs, newest first."""
+        size = min(request.page_size or 100, MAX_PAGE)
+        runs = self._query.runs(caller(), request.name_contains)
+        start = _decode_page_token(request.page_token)
+        page = runs[start : start + size]
+        more = start + size < len(runs)
+        return query_pb2.ListRunsResponse(
+            runs=[run_summary(run) for run in page],
+            next_page_token=_encode_page_token(start + size) if more else "",
+        )
+
+    async def GetRun(self, request: query_pb2.GetRunRequest, context: Context) -> query_pb2.GetRunResponse:
+        """Everything about one run but its maps."""
+        run = self._query.require(request.run, caller())
+        return query_pb2.GetRunResponse(
+            summary=run_summary(run),
+            layout=run.description.layout_message(),
+            hallmarks=hallmark_messages(run.analysis.hallmarks),
+            findings=[
+                types_pb2.IntegrityFinding(kind=a.kind, checkpoint=a.checkpoint, text=a.text)
+                for a in run.all_findings()
+            ],
+            agent=run.agent.to_message(),
+            checkpoints=_checkpoint_details(run),
+        )
+
+    async def GetMap(
+        self, request: query_pb2.GetMapRequest, context: Context
+    ) -> AsyncIterator[query_pb2.GetMapResponse]:
+        """One map in pieces."""
+        if request.kernel not in _KERNELS:
+            raise InvalidRequest.from_violations(
+                [Violation("kernel", f"{request.kernel} is not a known kernel")]
+            )
+        query = MapQuery(
+            scope=request.scope,
+            relative_to=request.relative_to if request.HasField("relative_to") else None,
+            kernel=_KERNELS[request.kernel],
+            start=request.start if request.HasField("start") else None,
+            stop=request.stop if request.HasField("stop") else None,
+            include_superseded=request.include_superseded,
+        )
+        answer = await self._query.map(request.run, query, caller())
+        arrays = {
+            "map": answer.map,
+            "gram": answer.gram,
+            "checkpoint": answer.checkpoint,
+            "step": answer.step,
+        }
+        for name, array in arrays.items():
+            for chunk in array_chunks(name, array):
+                yield query_pb2.GetMapResponse(chunk=chunk)
+
+    async def GetHallmarks(
+        self, request: query_pb2.GetHallmarksRequest, context: Context
+    ) -> AsyncIterator[query_pb2.GetHallmarksResponse]:
+        """Every hallmark over the checkpoints."""
+        arrays = await self._query.hallmarks(request.run, request.scope, caller())
+        for name, array in arrays.items():
+            for chunk in array_chunks(name, array):
+                yield query_pb2.GetHallmarksResponse(chunk=chunk)
+
+    async def WatchRun(
+        self, request: query_pb2.WatchRunRequest, context: Context
+    ) -> AsyncIterator[query_pb2.WatchRunResponse]:
+        """The run's state now and after each change."""
+        run = self._query.require(request.run, caller())
+        while True:
+            changed = asyncio.ensure_future(run.changed())
+            yield query_pb2.WatchRunResponse(
+                summary=run_summary(run), hallmarks=hallmark_messages(run.analysis.hallmarks)
+            )
+            if not run.is_active and run.analysed >= run.num_checkpoints:
+                changed.cancel()
+                return
+            await changed
+            await asyncio.sleep(WATCH_INTERVAL_SECONDS)
+
+
+def _checkpoint_details(run: Run) -> list[query_pb2.CheckpointDetail]:
+    on_path = set(run.path)
+    names = [layer.name for layer in run.description.layers]
+    return [
+        query_pb2.CheckpointDetail(
+            checkpoint=number,
+            attempt=meta.attempt,
+            superseded=number not in on_path,
+            info=meta.info_message(),
+            non_finite_layers=[names[index] for index in meta.non_finite_layers[:100]],
+        )
+        for number, meta in sorted(run.metas.items())[-LAST_CHECKPOINTS:]
+    ]
+
+
+def _encode_page_token(start: int) -> str:
+    return base64.urlsafe_b64encode(f"v1:{start}".encode()).decode()
+
+
+def _decode_page_token(token: str) -> int:
+    if not token:
+        return 0
+    try:
+        version, _, start = base64.urlsafe_b64decode(token.encode()).decode().partition(":")
+        if version != "v1" or not start.isascii() or not start.isdecimal():
+            raise ValueError(token)
+        return int(start)
+    except ValueError as error:
+        raise InvalidRequest.from_violations(
+            [Violation("page_token", f"{token[:40]!r} is not a token that this server gave")]
+        ) from error

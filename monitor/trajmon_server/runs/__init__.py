@@ -1,0 +1,1 @@
+"""What the server knows of each run while it runs: recovery, path, analysis, publishing."""

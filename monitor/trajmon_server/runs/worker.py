@@ -1,0 +1,188 @@
+"""From journal to hallmarks, advice and maps: the same way for a new row, after a restart and after a repair.
+
+One task per run with new rows; each step works off a batch in a thread and hands the result to the run on the event
+loop. Everything is read from the journal, so nothing that is shown can differ from what is stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import structlog
+
+from trajmon_protos.record import PRODUCTS, LayerStatus, Row
+from trajmon_protos.v1 import types_pb2
+from trajmon_server.model import CheckpointMeta, RunDescription
+from trajmon_server.runs.analysis import Analysis, advance, start
+from trajmon_server.runs.path import superseded_by
+from trajmon_server.runs.registry import Registry
+from trajmon_server.runs.run import Run
+from trajmon_server.signals.base import Policy
+from trajmon_server.store import errors as store_errors
+from trajmon_server.store.base import Journal
+from trajmon_server.store.maps import PublishRow
+
+__all__ = ["Worker"]
+
+log = structlog.get_logger(__name__)
+
+BATCH_ROWS = 64
+BATCH_BYTES = 32 << 20
+"""Rows of one batch are held in memory together."""
+RETRY_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What one batch brought."""
+
+    analysis: Analysis
+    stop: int
+    """First checkpoint that is not in `analysis`."""
+
+
+class Worker:
+    """Keeps every run's analysis and maps up with the journal."""
+
+    def __init__(self, registry: Registry, journal: Journal, policy: Policy[Any], executor: Executor) -> None:
+        self._registry = registry
+        self._journal = journal
+        self._policy = policy
+        self._executor = executor
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._stopping = False
+
+    def wake(self, run: Run) -> None:
+        """See to it that the run's new rows are worked off."""
+        run_id = run.description.run_id
+        if run_id not in self._tasks and not self._stopping:
+            task = asyncio.get_running_loop().create_task(self._work(run), name=f"run-{run.description.name}")
+            self._tasks[run_id] = task
+            task.add_done_callback(lambda _: self._tasks.pop(run_id, None))
+
+    async def stop(self) -> None:
+        """Finish the batches in hand; what is left is done after the next start."""
+        self._stopping = True
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _work(self, run: Run) -> None:
+        loop = asyncio.get_running_loop()
+        while run.analysed < run.num_checkpoints and not self._stopping:
+            generation, analysis, begin = run.generation, run.analysis, run.analysed
+            metas = {n: run.metas[n] for n in range(begin, run.num_checkpoints) if n in run.metas}
+            stop = min(run.num_checkpoints, begin + BATCH_ROWS)
+            try:
+                step = await loop.run_in_executor(
+                    self._executor,
+                    self._step,
+                    run.description,
+                    metas,
+                    analysis,
+                    begin,
+                    stop,
+                    run.previous_of_all(),
+                )
+            except (OSError, store_errors.StoreError) as error:
+                run.failure = f"maps cannot be written: {error}"
+                self._registry.count_event("publish_failed")
+                log.error("run cannot be published", run=run.description.name, problem=str(error))
+                run.announce()
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            if run.generation == generation:
+                run.failure = ""
+                run.analysis, run.analysed = step.analysis, step.stop
+                run.announce()
+
+    def _step(
+        self,
+        description: RunDescription,
+        metas: Mapping[int, CheckpointMeta],
+        analysis: Analysis,
+        begin: int,
+        stop: int,
+        previous: Sequence[int | None],
+    ) -> _Step:
+        publish: list[PublishRow] = []
+        superseded: list[int] = []
+        held = 0
+        checkpoint = begin
+        while checkpoint < stop and held < BATCH_BYTES:
+            row = self._read(description, checkpoint)
+            meta = metas.get(checkpoint)
+            if row is None or meta is None:
+                row, meta = _lost(description, checkpoint, previous[checkpoint])
+            dropped = superseded_by(analysis.path, meta.previous)
+            if dropped:
+                superseded += dropped
+                analysis = self._rewound(
+                    description, analysis.path[: len(analysis.path) - len(dropped)], previous
+                )
+            analysis = advance(analysis, row, meta, description.groups, self._policy)
+            publish.append(PublishRow(row=row, attempt=meta.attempt))
+            held += row.gram.nbytes
+            checkpoint += 1
+        self._publish(description, publish, superseded)
+        return _Step(analysis, checkpoint)
+
+    def _rewound(
+        self, description: RunDescription, path: Sequence[int], previous: Sequence[int | None]
+    ) -> Analysis:
+        """The analysis of the kept part of a path, from the journal."""
+        analysis = start(description.groups, self._policy)
+        for checkpoint in path:
+            row = self._read(description, checkpoint)
+            if row is None:
+                row, meta = _lost(description, checkpoint, previous[checkpoint])
+            else:
+                meta = CheckpointMeta.from_header(row.header, ())
+            analysis = advance(analysis, row, meta, description.groups, self._policy)
+        return analysis
+
+    def _read(self, description: RunDescription, checkpoint: int) -> Row | None:
+        try:
+            return self._journal.read_row(description.run_id, checkpoint)
+        except store_errors.RowMissingError:
+            return None
+        except store_errors.RowDamagedError as error:
+            self._registry.count_event("damaged_rows")
+            log.error(
+                "journal row is damaged", run=description.name, checkpoint=checkpoint, problem=str(error)
+            )
+            return None
+
+    def _publish(
+        self, description: RunDescription, rows: Sequence[PublishRow], superseded: Sequence[int]
+    ) -> None:
+        """Hand the rows to the maps; after a restart some of them are there already."""
+        maps = self._registry.maps(description)
+        new = [row for row in rows if row.row.header.checkpoint >= maps.published()]
+        maps.publish(new)
+        if superseded:
+            maps.mark_superseded(superseded)
+
+
+def _lost(description: RunDescription, checkpoint: int, previous: int | None) -> tuple[Row, CheckpointMeta]:
+    """What stands in for a row that has been lost to damage: nothing in it is known."""
+    num_layers = len(description.layers)
+    header = types_pb2.RowHeader(
+        run_id=description.run_id,
+        checkpoint=checkpoint,
+        num_parts=1,
+        previous=previous,
+        fingerprint=description.fingerprint,
+        num_layers=num_layers,
+        info=types_pb2.CheckpointInfo(step=-1),
+    )
+    row = Row(
+        header=header,
+        gram=np.full((num_layers, checkpoint + 1), np.nan),
+        products=np.full((num_layers, len(PRODUCTS)), np.nan),
+        status=np.full(num_layers, LayerStatus.SNAPSHOT_MISSING, dtype=np.uint8),
+    )
+    return row, replace(CheckpointMeta.from_header(header, ()), lost=True)

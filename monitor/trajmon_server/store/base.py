@@ -1,0 +1,127 @@
+"""The seams of the store: the journal, and where maps take rows from when they are made again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trajmon_protos.record import Row
+from trajmon_protos.v1 import types_pb2
+
+__all__ = ["AppendOutcome", "Damage", "Journal", "RowKey", "RowSource"]
+
+AppendOutcome = Literal["stored", "duplicate"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RowKey:
+    """One stored row record."""
+
+    checkpoint: int
+    part: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A row record that failed its checksum. It is kept, out of the way."""
+
+    run_id: str
+    checkpoint: int
+    part: int
+    kept_as: str
+    """Where it lies now."""
+    reason: str
+    """What is wrong with it."""
+
+
+class RowSource(Protocol):
+    """Where maps take rows from when a chunk has to be made again. A journal is one."""
+
+    def read_row(self, run_id: str, checkpoint: int, part: int = 0) -> Row:
+        """The row, verified. RowMissingError or RowDamagedError if it has been lost."""
+        ...
+
+
+class Journal(Protocol):
+    """The truth: every row record that was accepted, byte for byte, for ever.
+
+    Methods block and may be called from several threads at once. Buffers passed in are not kept.
+    All raise :class:`~trajmon_server.store.errors.JournalError`, and ValueError for a key out of range.
+    """
+
+    def append(self, run_id: str, checkpoint: int, part: int, record: bytes) -> AppendOutcome:
+        """Store a record; returns only when it is durable. The record is not parsed.
+
+        The same bytes again are a ``duplicate``. ConflictError if another intact record has the key; a damaged one
+        is set aside and replaced. JournalFullError, JournalReadOnlyError, JournalUnavailableError: nothing stored.
+        """
+        ...
+
+    def read(self, run_id: str, checkpoint: int, part: int = 0) -> bytes:
+        """The bytes of a record, unverified. RowMissingError if there is none."""
+        ...
+
+    def read_row(self, run_id: str, checkpoint: int, part: int = 0) -> Row:
+        """A record, verified. RowDamagedError, after setting it aside, if it fails its checksum."""
+        ...
+
+    def read_rows(self, run_id: str, start: int = 0, stop: int | None = None) -> Iterator[Row]:
+        """Part 0 of all rows from `start` up to `stop`, exclusive, verified, in order.
+
+        Damaged ones are set aside, appear in :meth:`damages`, and are left out here, as are missing ones.
+        """
+        ...
+
+    def read_layer_rows(
+        self, run_id: str, layer_index: int, checkpoints: Sequence[int]
+    ) -> list[NDArray[np.float64]]:
+        """One layer's Gram rows, [checkpoint + 1] each. Reads those bytes only: checked for size, not for content."""
+        ...
+
+    def read_products(self, run_id: str, checkpoint: int) -> NDArray[np.float64]:
+        """The update products of a row, [L, 4]. Reads those bytes only: checked for size, not for content."""
+        ...
+
+    def headers(self, run_id: str) -> Iterator[tuple[int, types_pb2.RowHeader, int]]:
+        """Checkpoint, header and record size in bytes of part 0 of all rows, in order.
+
+        Reads the headers only: checked for size, not for content. Rows that fail that check are set aside.
+        """
+        ...
+
+    def count(self, run_id: str) -> int:
+        """How many rows there are from 0 without a gap."""
+        ...
+
+    def list_rows(self, run_id: str) -> list[RowKey]:
+        """All stored records, in order of checkpoint and part."""
+        ...
+
+    def list_runs(self) -> list[str]:
+        """Ids of all runs that have a run file or a row, sorted."""
+        ...
+
+    def put_run_file(self, run_id: str, name: str, data: Mapping[str, Any]) -> None:
+        """Replace a small JSON file of the run, atomically and durably."""
+        ...
+
+    def get_run_file(self, run_id: str, name: str) -> dict[str, Any] | None:
+        """A JSON file of the run, None if there is none. JournalError if it is not a JSON object."""
+        ...
+
+    def set_aside(self, run_id: str, checkpoint: int, reason: str, part: int = 0) -> Damage:
+        """Move a record out of the way, keeping it. RowMissingError if there is none."""
+        ...
+
+    def verify(self, run_id: str) -> list[Damage]:
+        """Check every record of the run, set the damaged ones aside, and report all that lie aside."""
+        ...
+
+    def damages(self, run_id: str) -> list[Damage]:
+        """All records of the run that lie aside, without checking the others."""
+        ...
