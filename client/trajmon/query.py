@@ -1,10 +1,10 @@
 """Reading from a monitor server: runs, maps, hallmarks.
 
-    QueryError
+    QueryError (TrajmonError)
     ├── UnreachableError      nobody answers at the address, or not in time
     ├── NotAuthorisedError    the token is missing, wrong, or may not read
     ├── NotFoundError         no such run, scope or checkpoint
-    ├── RefusedError          the server says that the request makes no sense
+    ├── InvalidRequestError   the server says that the request makes no sense
     ├── BrokenReplyError      the reply breaks the wire contract
     └── ServerFailedError     anything else that went wrong on the server
 
@@ -28,18 +28,19 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from numpy.typing import NDArray
 
+from trajmon.errors import TrajmonError
 from trajmon_protos.v1 import query_pb2, query_pb2_grpc, types_pb2
 
 __all__ = [
     "KERNELS",
     "BrokenReplyError",
+    "InvalidRequestError",
     "Kernel",
     "MapResult",
     "NotAuthorisedError",
     "NotFoundError",
     "QueryClient",
     "QueryError",
-    "RefusedError",
     "ServerFailedError",
     "UnreachableError",
     "assemble",
@@ -63,7 +64,7 @@ _MAX_RUNS = 100_000
 _DTYPES = ("<f8", "<f4", "<i8", "|u1")
 
 
-class QueryError(Exception):
+class QueryError(TrajmonError):
     """Reading from a server failed; the text says why and what to do."""
 
 
@@ -79,7 +80,7 @@ class NotFoundError(QueryError):
     """No such run, scope or checkpoint."""
 
 
-class RefusedError(QueryError):
+class InvalidRequestError(QueryError):
     """The server says that the request makes no sense."""
 
 
@@ -353,7 +354,7 @@ def _translate(error: grpc.RpcError, address: str, seconds: float) -> QueryError
             | grpc.StatusCode.OUT_OF_RANGE
             | grpc.StatusCode.FAILED_PRECONDITION
         ):
-            return RefusedError(text)
+            return InvalidRequestError(text)
         case grpc.StatusCode.UNIMPLEMENTED:
             return ServerFailedError(
                 f"{address} does not know this call: is it a trajmon server, and not an older one? ({text})"

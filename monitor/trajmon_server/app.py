@@ -190,7 +190,9 @@ async def _http(address: Address, journal: LocalJournal) -> AsyncIterator[str]:
     try:
         listener = socket.create_server((address.host, address.port), reuse_port=False)
     except OSError as error:
-        raise ConfigError(f"HTTP address {address}: {error.strerror}; give another with --http") from error
+        raise ConfigError(
+            f"HTTP address {address}: {os.strerror(error.errno or 0)}; give another with --http"
+        ) from error
     app = make_app(
         lambda: not journal.broken, version("trajmon"), ["127.0.0.1", "localhost", "[::1]", address.host]
     )

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from trajmon_protos.record import LayerStatus, Row
 from trajmon_protos.v1 import types_pb2
 
 __all__ = ["CheckpointMeta", "Group", "Layer", "RunDescription"]
@@ -118,6 +121,12 @@ class CheckpointMeta:
             metrics=dict(info.metrics),
             non_finite_layers=non_finite_layers,
         )
+
+    @classmethod
+    def from_row(cls, row: Row) -> CheckpointMeta:
+        """The same, with the layers that are not finite."""
+        non_finite = np.flatnonzero(row.status == LayerStatus.NON_FINITE)
+        return cls.from_header(row.header, tuple(non_finite.tolist()))
 
     def info_message(self) -> types_pb2.CheckpointInfo:
         """The same for the wire."""

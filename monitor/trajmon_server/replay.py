@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,18 @@ from trajmon_server.hallmarks import GramRow, Trajectory, stream
 from trajmon_server.signals import Observation, RemainingDisplacementPolicy
 
 __all__ = ["ReplayError", "replay"]
+
+# All that numpy, zipfile and zlib raise on bytes that are not what they seem.
+_UNREADABLE = (
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class ReplayError(Exception):
@@ -75,23 +88,10 @@ def _replay(gram: NDArray[np.float64], rates: NDArray[np.float64] | None) -> Ite
 
 def _load(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """The network's Gram [T, T] and the learning rates [T-1]."""
-    try:
-        archive = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise ReplayError(f"{path}: there is no such file") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ReplayError(f"{path}: cannot be read as an .npz file of arrays ({error})") from error
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise ReplayError(f"{path}: is a single array; an .npz file with the keys gram and names is expected")
-    with archive:
-        arrays = {
-            key: _array(path, archive, key)
-            for key in ("gram", "names", "lr", "metric")
-            if key in archive.files
-        }
+    arrays, found = _read(path)
     for key in ("gram", "names"):
         if key not in arrays:
-            raise ReplayError(f"{path}: the key {key!r} is missing; it holds {_listed(archive.files)}")
+            raise ReplayError(f"{path}: the key {key!r} is missing; it holds {_listed(found)}")
     gram = _checked_gram(path, arrays["gram"])
     layers, checkpoints = gram.shape[:2]
     names = arrays["names"]
@@ -106,11 +106,30 @@ def _load(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     return gram.sum(axis=0), rates
 
 
+def _read(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    """The arrays of a recording, and the names of everything in the file."""
+    try:
+        # Opened here: numpy leaves the file open when it turns out to be damaged.
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ReplayError(
+                    f"{path}: is a single array; an .npz file with the keys gram and names is expected"
+                )
+            with archive:
+                wanted = [key for key in ("gram", "names", "lr", "metric") if key in archive.files]
+                return {key: _array(path, archive, key) for key in wanted}, archive.files
+    except FileNotFoundError:
+        raise ReplayError(f"{path}: there is no such file") from None
+    except _UNREADABLE as error:
+        raise ReplayError(f"{path}: cannot be read as an .npz file of arrays ({_said(error)})") from error
+
+
 def _array(path: Path, archive: Mapping[str, Any], key: str) -> NDArray[Any]:
     try:
         return np.asarray(archive[key])
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ReplayError(f"{path}: {key} cannot be read ({error})") from error
+    except _UNREADABLE as error:
+        raise ReplayError(f"{path}: {key} cannot be read ({_said(error)})") from error
 
 
 def _checked_gram(path: Path, gram: NDArray[Any]) -> NDArray[np.float64]:
@@ -135,6 +154,10 @@ def _checked_gram(path: Path, gram: NDArray[Any]) -> NDArray[np.float64]:
             f"and {gram[layer, j, i]:g} at ({j}, {i})"
         )
     return np.where(np.isfinite(gram), gram, np.nan)
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__
 
 
 def _seen(array: NDArray[Any]) -> str:

@@ -12,7 +12,7 @@ import pytest
 RUNNER = Path(__file__).parents[2] / "benchmarks" / "__main__.py"
 
 MODULES = {
-    "within": "def run(): return [dict(name='rate', value=12345.6, unit='rows/s', limit='over 100', ok=True)]",
+    "within": "def run(): return [dict(name='rate', value=12345.6, unit='rows/s', limit='100+', ok=True)]",
     "beyond": "def run(): return [dict(name='ratio', value=0.5, unit='', limit=0.6, ok=False)]",
     "plain": "def run(): return [dict(name='size', value=3, unit='MiB', limit=None, ok=True)]",
     "crashing": "def run(): raise RuntimeError('no disk here')",
@@ -49,7 +49,7 @@ def test_figures_within_their_limits(folder: Path) -> None:
     line = line_with("rate", answer)
     assert "12,346" in line
     assert "rows/s" in line
-    assert "over 100" in line
+    assert "100+" in line
     assert "ok" in line
     assert "3" in line_with("size", answer)
 

@@ -10,21 +10,11 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from support.calls import get_run, open_run, push, refused
 from support.rows import SyntheticRun
 from support.server import Client, ServerProcess
 from trajmon_protos import record
-from trajmon_protos.v1 import ingest_pb2, types_pb2
-
-
-def opened(client: Client, run: SyntheticRun, attempt: int = 1) -> ingest_pb2.OpenRunResponse:
-    return client.ingest.OpenRun(run.open_request(attempt), metadata=client.metadata, timeout=20)
-
-
-def push(
-    client: Client, run: SyntheticRun, epoch: int, data: bytes, run_id: str | None = None
-) -> ingest_pb2.RowReceipt:
-    request = ingest_pb2.PushRowRequest(run_id=run_id or run.run_id, writer_epoch=epoch, record=data)
-    return client.ingest.PushRow(request, metadata=client.metadata, timeout=20).receipt
+from trajmon_protos.v1 import ingest_pb2
 
 
 def stored_rows(server: ServerProcess) -> dict[str, bytes]:
@@ -34,23 +24,9 @@ def stored_rows(server: ServerProcess) -> dict[str, bytes]:
     }
 
 
-def refused(code: grpc.StatusCode, reason: str | None, text: str, call) -> grpc.RpcError:  # type: ignore[no-untyped-def] # any call
-    with pytest.raises(grpc.RpcError) as caught:
-        call()
-    error = caught.value
-    assert error.code() is code, error
-    assert text in error.details()
-    if reason is not None:
-        status = rpc_status.from_call(error)
-        info = error_details_pb2.ErrorInfo()
-        assert status.details[0].Unpack(info)
-        assert (info.reason, info.domain) == (reason, "trajmon")
-    return error
-
-
 def test_rows_are_stored_as_they_came(server: ServerProcess, client: Client) -> None:
     run = SyntheticRun("plain")
-    epoch = opened(client, run).writer_epoch
+    epoch = open_run(client, run).writer_epoch
     records = [run.record(n) for n in range(4)]
     for number, data in enumerate(records):
         receipt = push(client, run, epoch, data)
@@ -63,7 +39,7 @@ def test_same_record_again_is_acknowledged_again_and_stored_once(
     server: ServerProcess, client: Client
 ) -> None:
     run = SyntheticRun("again")
-    epoch = opened(client, run).writer_epoch
+    epoch = open_run(client, run).writer_epoch
     push(client, run, epoch, run.record(0))
     receipt = push(client, run, epoch, run.record(0))
     assert receipt.duplicate
@@ -74,7 +50,7 @@ def test_same_record_again_is_acknowledged_again_and_stored_once(
 def test_other_record_for_a_stored_checkpoint_is_refused(server: ServerProcess, client: Client) -> None:
     run, other = SyntheticRun("conflict"), SyntheticRun("conflict")
     other.parameters = other.parameters + 1.0
-    epoch = opened(client, run).writer_epoch
+    epoch = open_run(client, run).writer_epoch
     push(client, run, epoch, run.record(0))
     before = stored_rows(server)
     refused(
@@ -88,7 +64,7 @@ def test_other_record_for_a_stored_checkpoint_is_refused(server: ServerProcess, 
 
 def test_a_gap_is_refused_and_says_what_is_expected(server: ServerProcess, client: Client) -> None:
     run = SyntheticRun("gap")
-    epoch = opened(client, run).writer_epoch
+    epoch = open_run(client, run).writer_epoch
     push(client, run, epoch, run.record(0))
     before = stored_rows(server)
     refused(
@@ -102,8 +78,8 @@ def test_a_gap_is_refused_and_says_what_is_expected(server: ServerProcess, clien
 
 def test_an_older_writer_is_fenced_off(server: ServerProcess, client: Client) -> None:
     run = SyntheticRun("fenced")
-    old = opened(client, run).writer_epoch
-    new = opened(client, run).writer_epoch
+    old = open_run(client, run).writer_epoch
+    new = open_run(client, run).writer_epoch
     assert new == old + 1
     refused(
         grpc.StatusCode.FAILED_PRECONDITION,
@@ -182,7 +158,7 @@ def test_a_wrong_record_names_what_is_wrong(
     server: ServerProcess, client: Client, make, field: str, text: str
 ) -> None:  # type: ignore[no-untyped-def] # parametrised
     run = SyntheticRun("bad")
-    epoch = opened(client, run).writer_epoch
+    epoch = open_run(client, run).writer_epoch
     push(client, run, epoch, run.record(0))
     before = stored_rows(server)
     error = refused(
@@ -243,14 +219,14 @@ def test_a_wrong_open_request_names_what_is_wrong(
 
 def test_another_model_under_the_same_name_is_refused_with_both_fingerprints(client: Client) -> None:
     first, second = SyntheticRun("taken"), SyntheticRun("taken", seed=1, num_layers=4)
-    opened(client, first)
+    open_run(client, first)
     error = refused(
-        grpc.StatusCode.ALREADY_EXISTS, "NAME_TAKEN", "choose another name", lambda: opened(client, second)
+        grpc.StatusCode.ALREADY_EXISTS, "NAME_TAKEN", "choose another name", lambda: open_run(client, second)
     )
     assert first.fingerprint in error.details()
     assert second.fingerprint in error.details()
     second.run_id = first.run_id
-    error = refused(grpc.StatusCode.ALREADY_EXISTS, "OTHER_MODEL", "", lambda: opened(client, second))
+    error = refused(grpc.StatusCode.ALREADY_EXISTS, "OTHER_MODEL", "", lambda: open_run(client, second))
     assert first.fingerprint in error.details()
     assert second.fingerprint in error.details()
 
@@ -260,7 +236,7 @@ def test_without_a_valid_token_nothing_is_served(server: ServerProcess, token: s
     run = SyntheticRun("token")
     with Client(server.addresses["grpc"], token) as stranger:
         for call in (
-            lambda: opened(stranger, run),
+            lambda: open_run(stranger, run),
             lambda: push(stranger, run, 1, run.record(0)),
         ):
             refused(grpc.StatusCode.UNAUTHENTICATED, None, "set TRAJMON_TOKEN", call)
@@ -269,7 +245,7 @@ def test_without_a_valid_token_nothing_is_served(server: ServerProcess, token: s
 
 def test_an_oversized_message_is_refused_and_others_go_on(server: ServerProcess, client: Client) -> None:
     run = SyntheticRun("big")
-    epoch = opened(client, run).writer_epoch
+    epoch = open_run(client, run).writer_epoch
     refused(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         None,
@@ -291,7 +267,7 @@ def _stream(run: SyntheticRun, epoch: int, data: bytes, announced: int | None = 
 
 def test_a_large_record_comes_in_pieces(server: ServerProcess, client: Client) -> None:
     run = SyntheticRun("stream", num_layers=200)
-    epoch = opened(client, run).writer_epoch
+    epoch = open_run(client, run).writer_epoch
     data = run.record(0)
     response = client.ingest.PushRowStream(_stream(run, epoch, data), metadata=client.metadata, timeout=20)
     assert response.receipt.digest == record.read_digest(data)
@@ -310,7 +286,7 @@ def test_a_broken_stream_leaves_nothing(
     server: ServerProcess, client: Client, announced: int, code: grpc.StatusCode, text: str
 ) -> None:
     run = SyntheticRun("broken")
-    epoch = opened(client, run).writer_epoch
+    epoch = open_run(client, run).writer_epoch
     refused(
         code,
         None,
@@ -334,21 +310,15 @@ def test_a_stream_without_header_is_refused(server: ServerProcess, client: Clien
 
 def test_non_finite_layer_is_marked_and_the_others_stay(server: ServerProcess, client: Client) -> None:
     run = SyntheticRun("nan")
-    epoch = opened(client, run).writer_epoch
+    epoch = open_run(client, run).writer_epoch
     push(client, run, epoch, run.record(0))
     row = run.row(1)
     gram, products, status = row.gram.copy(), row.products.copy(), row.status.copy()
     gram[2], products[2], status[2] = np.nan, np.nan, record.LayerStatus.NON_FINITE
     push(client, run, epoch, record.encode(record.Row(row.header, gram, products, status)))
-    details = client.query.GetRun(query_run(run.name), metadata=client.metadata, timeout=20)
+    details = get_run(client, run.name)
     assert list(details.checkpoints[1].non_finite_layers) == ["layer2.weight"]
-    assert isinstance(details.layout, types_pb2.Layout)
-
-
-def query_run(name: str):  # type: ignore[no-untyped-def] # a request
-    from trajmon_protos.v1 import query_pb2
-
-    return query_pb2.GetRunRequest(run=name)
+    assert [layer.name for layer in details.layout.layers] == run.layer_names
 
 
 def test_a_second_server_on_the_same_data_is_refused(server: ServerProcess, tmp_path: Path) -> None:
@@ -366,7 +336,7 @@ def test_a_taken_port_is_refused(server: ServerProcess, tmp_path: Path, option: 
     second.grpc_address = "127.0.0.1:0"
     taken = server.addresses[option.removeprefix("--")]
     with pytest.raises(
-        AssertionError, match=f"{surface} address {taken}.* in use; give another with {option}"
+        AssertionError, match=f"{surface} address {taken}.*in use; give another with {option}"
     ):
         second.start(option, taken)
 

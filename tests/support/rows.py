@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ class SyntheticRun:
     num_checkpoints: int = 8
 
     def __post_init__(self) -> None:
+        self.started = float(int(time.time()))
         random = np.random.default_rng(self.seed)
         self.run_id = hashlib.blake2b(f"{self.name}/{self.seed}".encode(), digest_size=16).hexdigest()
         self.fingerprint = hashlib.blake2b(f"{self.num_layers}".encode(), digest_size=16).hexdigest()
@@ -70,7 +72,7 @@ class SyntheticRun:
             info=types_pb2.CheckpointInfo(
                 step=10 * checkpoint,
                 epoch=float(checkpoint),
-                time_unix_seconds=1.7e9 + checkpoint,
+                time_unix_seconds=self.started + checkpoint,
                 learning_rate=0.1,
                 metrics={"loss": 1.0 / (1 + checkpoint)},
             ),

@@ -116,7 +116,9 @@ class Client:
             address,
             options=[("grpc.max_receive_message_length", 4 << 20), ("grpc.max_reconnect_backoff_ms", 500)],
         )
-        self.metadata = [("authorization", f"Bearer {token}")] if token is not None else []
+        self.metadata: tuple[tuple[str, str | bytes], ...] = (
+            (("authorization", f"Bearer {token}"),) if token is not None else ()
+        )
         self.ingest = IngestServiceStub(self.channel)
         self.query = QueryServiceStub(self.channel)
 

@@ -14,7 +14,7 @@ __all__ = ["COMMANDS", "Entry", "main"]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where a command lives. Its module is imported when the command is called: `trajmon --help` stays quick."""
+    """Where a command lives. Its module is imported when it is called: `trajmon --help` stays quick."""
 
     module: str
     """Holds a click command of the entry's name."""

@@ -146,8 +146,19 @@ def _check_runs(home: Path) -> Iterator[Check]:
         snapshots = f"{run.snapshots} snapshots with {size(run.snapshot_bytes)}"
         training = f"training is process {run.training_pid}" if run.training_pid else "not training"
         agent = f"agent is process {run.agent_pid}" if run.agent_pid else "no agent"
-        text = f"{run.pending_rows} rows wait, {snapshots}, {training}, {agent}"
-        if run.pending_rows and not run.agent_pid:
+        text = f"{run.waiting} checkpoints wait, {snapshots}, {training}, {agent}"
+        if run.recording == "stopped":
+            yield Check(
+                name,
+                "warning",
+                f"recording stopped: {run.reason}; {text}",
+                "mend the cause, then resume the run",
+            )
+        elif run.waiting and run.agent_problem:
+            yield Check(
+                name, "warning", f"agent says: {run.agent_problem}; {text}", f"see {run.path}/agent.log"
+            )
+        elif run.waiting and not run.agent_pid:
             yield Check(name, "warning", text, f"`trajmon sync {run.path.name}` sends them")
         elif run.training_pid and not run.agent_pid:
             yield Check(

@@ -8,13 +8,12 @@ from typing import cast
 import click
 
 from trajmon.cli.files import check_folder, write_csv, write_figure, write_npz
-from trajmon.cli.session import Problem, open_client, run_argument, scope_option, server_option
+from trajmon.cli.session import CHECKPOINT, Problem, open_client, run_argument, scope_option, server_option
 from trajmon.query import KERNELS, Kernel
 
-__all__ = ["SUFFIXES", "export", "map_options"]
+__all__ = ["SUFFIXES", "export"]
 
 SUFFIXES = (".npz", ".csv", ".png")
-_CHECKPOINT = click.IntRange(0, 2**62)
 
 
 def _check_suffix(_: click.Context, __: click.Parameter, value: Path) -> Path:
@@ -27,11 +26,11 @@ def _check_suffix(_: click.Context, __: click.Parameter, value: Path) -> Path:
 @run_argument
 @scope_option
 @click.option(
-    "--relative-to", type=_CHECKPOINT, help="Checkpoint that cosines are taken about. Default: the origin."
+    "--relative-to", type=CHECKPOINT, help="Checkpoint that cosines are taken about. Default: the origin."
 )
 @click.option("--kernel", type=click.Choice(list(KERNELS)), default="linear", show_default=True)
-@click.option("--start", type=_CHECKPOINT, help="First checkpoint number, inclusive.")
-@click.option("--stop", type=_CHECKPOINT, help="Last checkpoint number, exclusive.")
+@click.option("--start", type=CHECKPOINT, help="First checkpoint number, inclusive.")
+@click.option("--stop", type=CHECKPOINT, help="Last checkpoint number, exclusive.")
 @click.option("--include-superseded", is_flag=True, help="Checkpoints that a restart replaced as well.")
 @click.option(
     "--scale", type=click.Choice(["fixed", "fitted"]), default="fixed", help="Colours of a PNG, as in show."

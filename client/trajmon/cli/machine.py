@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["RunFolder", "inspect_run_dir", "list_run_dirs", "lock_holder"]
+from trajmon._files import lock_holder
+from trajmon.rundir import AgentNote, RecorderNote, RunDir
+
+__all__ = ["RunFolder", "inspect_run_dir", "list_run_dirs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,14 +17,20 @@ class RunFolder:
     """One run directory of the client."""
 
     path: Path
-    pending_rows: int
-    """Rows that no server has acknowledged."""
+    waiting: int
+    """Checkpoints that no server has acknowledged."""
     snapshots: int
     snapshot_bytes: int
     training_pid: int | None
     """Process that records into it; None: none."""
     agent_pid: int | None
     """Agent that works on it; None: none."""
+    recording: str
+    """`running`, `stopped` or `finished`, as training left it; empty if it left no word."""
+    reason: str
+    """Why recording stopped."""
+    agent_problem: str
+    """What the last agent complained about; empty if nothing."""
 
 
 def list_run_dirs(home: Path) -> list[Path]:
@@ -34,39 +41,34 @@ def list_run_dirs(home: Path) -> list[Path]:
 
 def inspect_run_dir(path: Path) -> RunFolder:
     """Count and look. Files may come and go meanwhile. Raises OSError."""
-    sizes = _sizes(path / "snapshots", ".snap")
+    run_dir = RunDir(path)
+    note = RecorderNote.read(run_dir)
+    snapshots = _sizes(run_dir.snapshots, ".snap")
+    rows = _sizes(run_dir.spool, ".row")
+    acked = run_dir.acked()
     return RunFolder(
         path=path,
-        pending_rows=len(_sizes(path / "spool", ".row")),
-        snapshots=len(sizes),
-        snapshot_bytes=sum(sizes),
-        training_pid=lock_holder(path / "owner.lock"),
-        agent_pid=lock_holder(path / "agent.lock"),
+        # Snapshots that the agent has not come to yet have no row, but wait all the same.
+        waiting=sum(number >= acked for number in rows.keys() | snapshots.keys()),
+        snapshots=len(snapshots),
+        snapshot_bytes=sum(snapshots.values()),
+        training_pid=lock_holder(run_dir.owner_lock),
+        agent_pid=lock_holder(run_dir.agent_lock),
+        recording=note.state if note else "",
+        reason=note.reason if note else "",
+        agent_problem=AgentNote.problem_of(run_dir),
     )
 
 
-def lock_holder(path: Path) -> int | None:
-    """Process that holds a POSIX lock on a file; None if there is no file or no lock.
-
-    Only asks (F_GETLK): taking the lock for a moment could turn a starting agent away. Linux's `struct flock`.
-    """
-    try:
-        with path.open("rb") as file:
-            # A shared lock conflicts with an exclusive one, and asking for it needs no write permission.
-            question = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
-            kind, _, _, _, pid = struct.unpack("hhqqi4x", fcntl.fcntl(file, fcntl.F_GETLK, question))
-    except FileNotFoundError:
-        return None
-    return None if kind == fcntl.F_UNLCK else int(pid)
-
-
-def _sizes(folder: Path, suffix: str) -> list[int]:
-    found = []
+def _sizes(folder: Path, suffix: str) -> dict[int, int]:
+    """Size in bytes of each ``NUMBER.suffix`` in a folder."""
+    found = {}
     if folder.is_dir():
         for entry in os.scandir(folder):
-            if entry.name.endswith(suffix):
+            number = entry.name.removesuffix(suffix)
+            if entry.name.endswith(suffix) and number.isdecimal():
                 try:
-                    found.append(entry.stat().st_size)
+                    found[int(number)] = entry.stat().st_size
                 except FileNotFoundError:
                     # Acknowledged and removed between listing and looking.
                     continue

@@ -18,7 +18,7 @@ _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 def mean_of(result: MapResult) -> float:
-    """Mean of all defined entries, diagonal included: the MDS of a cosine map. NaN where nothing is defined."""
+    """Mean of all defined entries, diagonal included: the MDS of a cosine map. NaN if there are none."""
     defined = result.map[np.isfinite(result.map)]
     return float(defined.mean()) if defined.size else float("nan")
 

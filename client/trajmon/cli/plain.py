@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from trajmon_protos.v1 import ingest_pb2, query_pb2, types_pb2
@@ -22,6 +21,7 @@ def number_value(value: float) -> float | None:
 def array_value(array: NDArray[Any]) -> list[float | int | None]:
     """A 1-D array, None where undefined.
 
+    >>> import numpy as np
     >>> array_value(np.array([1.0, np.nan]))
     [1.0, None]
     """
@@ -31,7 +31,7 @@ def array_value(array: NDArray[Any]) -> list[float | int | None]:
 
 
 def state_name(state: types_pb2.AdviceState.ValueType) -> str:
-    """`explore`, `candidate`, `switch`, `resume` or `unknown`; a state from a newer server is unknown as well."""
+    """`explore`, `candidate`, `switch`, `resume` or `unknown`, also for states of a newer server."""
     known = types_pb2.AdviceState.values()
     if state not in known or state == types_pb2.ADVICE_STATE_UNSPECIFIED:
         return "unknown"

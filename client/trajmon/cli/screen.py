@@ -32,6 +32,7 @@ _CURVES = {
 }
 _STATE_STYLES = {"switch": "bold green", "candidate": "green", "resume": "bold yellow", "unknown": "yellow"}
 _MOST_PIXELS = 64
+_MOST_ENLARGED = 48
 _LEAST_PIXELS = 32
 _MOST_FINDINGS = 5
 
@@ -75,10 +76,11 @@ def print_map_and_curves(
     color = rich_color and unicode
     margin = max((len(str(number)) for number in result.checkpoint), default=1) + 2
     beside = width >= 110
-    side = max(8, min(_pixels(console), width - margin - (46 if beside else 0)))
+    most = _MOST_PIXELS if len(result.checkpoint) > _MOST_ENLARGED else _MOST_ENLARGED
+    side = max(8, min(_pixels(console), most, width - margin - (46 if beside else 0)))
     mean = mean_of(result)
     title = Text.assemble(
-        ("trajectory map of ", ""),
+        "trajectory map of ",
         (clean(result.scope), "bold"),
         f"   {mean_words(result)} {number(mean)}",
     )
@@ -132,8 +134,10 @@ def _blocks(hallmarks: Mapping[str, NDArray[Any]], width: int, dots: bool, heigh
         defined = values[np.isfinite(values)]
         head = Text.assemble(label, " ", (number(values[-1]) if values.size else "undefined", "bold"))
         if defined.size > 1:
-            head.append(f"  {number(float(defined.min()))} to {number(float(defined.max()))}", "dim")
+            span = f"  {number(float(defined.min()))} to {number(float(defined.max()))}"
+            # Half a number would be a wrong one.
+            head.append(span if head.cell_len + len(span) <= width else "", "dim")
         head.truncate(width)
         lines = curve_lines(values, width, height, dots) if defined.size > 1 else []
-        blocks.append([head, *(Text(line, style="blue") for line in lines)])
+        blocks.append([head, *(Text(line) for line in lines)])
     return blocks

@@ -15,9 +15,11 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from trajmon._settings import home_directory
 from trajmon.query import NotAuthorisedError, QueryClient, QueryError
 
 __all__ = [
+    "CHECKPOINT",
     "Problem",
     "clean",
     "find_token",
@@ -32,6 +34,26 @@ __all__ = [
 ]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class _CheckpointNumber(click.ParamType[int]):
+    """A number that fits the wire; click's own range would print its upper end in every help text."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            number = -1
+        if not 0 <= number < 2**63:
+            self.fail(
+                f"{clean(str(value))!r} is not the number of a checkpoint; they count from 0", param, ctx
+            )
+        return number
+
+
+CHECKPOINT = _CheckpointNumber()
 
 
 class Problem(click.ClickException):
@@ -61,11 +83,11 @@ def text(data: str, style: str = "") -> Text:
 
 def home() -> Path:
     """``TRAJMON_HOME``, else ``~/.trajmon``."""
-    return Path(os.environ.get("TRAJMON_HOME") or "~/.trajmon").expanduser()
+    return home_directory()
 
 
 def make_console() -> Console:
-    """A console on stdout. Colour as the terminal and NO_COLOR say; 100 columns where there is no terminal."""
+    """A console on stdout. Colour as the terminal and NO_COLOR say; 100 columns without a terminal."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # A terminal that lacks a sign shows another one, rather than nothing at all.
@@ -112,20 +134,25 @@ def _choose(server: str | None) -> str:
         return server
     from trajmon.local_server import ensure_local_server
 
-    address = ensure_local_server(home())
+    try:
+        address = ensure_local_server(home())
+    except OSError as error:
+        raise Problem(
+            f"cannot start a local server in {home()}: {error.strerror or error}; set TRAJMON_HOME"
+        ) from error
     if address is None:
         raise Problem(
-            f"no server runs for {home()}, and none could be started: install `trajmon[server]` here, or name a "
-            "server with --server or TRAJMON_SERVER"
+            f"no server runs for {home()}, and none could be started: install `trajmon[server]` here (if it is, "
+            f"{home()}/server.log says more), or name a server with --server or TRAJMON_SERVER"
         )
     return address
 
 
-def _check_address(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+def _check_address(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """HOST:PORT and nothing else, so that a typing error is not a name look-up."""
     if value is None:
         return None
-    host, _, port = value.rpartition(":")
+    host, port = value.rpartition(":")[::2]
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536 or "/" in value:
         raise click.BadParameter(f"{clean(value)!r} is not HOST:PORT, for example 127.0.0.1:50051")
     return value

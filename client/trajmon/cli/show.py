@@ -16,6 +16,7 @@ from trajmon.cli.picture import make_picture, mean_of
 from trajmon.cli.plain import array_value, number_value, summary_value
 from trajmon.cli.screen import print_header, print_map_and_curves
 from trajmon.cli.session import (
+    CHECKPOINT,
     Problem,
     make_console,
     open_client,
@@ -42,7 +43,7 @@ def _check_png(_: click.Context, __: click.Parameter, value: Path | None) -> Pat
 @scope_option
 @click.option(
     "--relative-to",
-    type=click.IntRange(0, 2**62),
+    type=CHECKPOINT,
     help="Checkpoint that the map's cosines are taken about. Default: the origin.",
 )
 @click.option(

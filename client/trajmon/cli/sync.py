@@ -35,6 +35,6 @@ def sync(run: str | None) -> None:
             left[found.name] = rows
     if left:
         raise Problem(
-            f"{sum(left.values())} rows could not be sent ({', '.join(left)}): `trajmon doctor` says whether the "
-            "server answers; the rows stay here until they are sent"
+            f"{sum(left.values())} rows could not be sent ({', '.join(left)}): `trajmon doctor` says whether "
+            "the server answers; the rows stay here until they are sent"
         )

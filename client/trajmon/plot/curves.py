@@ -34,7 +34,6 @@ def curve_lines(values: NDArray[np.float64], width: int, height: int, dots: bool
     grid = np.zeros((rows, columns), dtype=bool)
     if defined.any():
         floor, ceiling = float(low[defined].min()), float(high[defined].max())
-        # A constant curve is a line in the middle.
         span = ceiling - floor
         top, bottom = (_to_row(edge, floor, span, rows) for edge in (high, low))
         previous = -1
@@ -78,10 +77,8 @@ def _column_ranges(
 
 
 def _to_row(value: NDArray[np.float64], floor: float, span: float, rows: int) -> NDArray[np.intp]:
-    if span > 0:
-        fraction = np.where(np.isfinite(value), (value - floor) / span, 0.0)
-    else:
-        fraction = np.full(value.shape, 0.5)
+    # A constant curve is a line in the middle.
+    fraction = np.where(np.isfinite(value), (value - floor) / span if span > 0 else 0.5, 0.0)
     return np.rint((1.0 - fraction) * (rows - 1)).astype(np.intp)
 
 

@@ -61,9 +61,9 @@ _PANELS = (
     (
         "norms",
         (
-            ("parameter_norm", "‖θₜ‖", _NAVY),
-            ("distance_from_initialization", "‖θₜ−θ₀‖", _SKY),
-            ("update_norm", "‖θₜ−θₜ₋₁‖", _RUST),
+            ("parameter_norm", r"$\|\theta_t\|$", _NAVY),
+            ("distance_from_initialization", r"$\|\theta_t-\theta_0\|$", _SKY),
+            ("update_norm", r"$\|\theta_t-\theta_{t-1}\|$", _RUST),
         ),
     ),
 )
@@ -139,8 +139,7 @@ def _draw_map(axis: Axes, picture: Picture) -> None:
         axis.set(xticks=[], yticks=[])
         axis.text(0.5, 0.5, "no checkpoints", transform=axis.transAxes, ha="center", color="#5b6672")
         return
-    palette = ListedColormap(colormap() / 255.0)
-    palette.set_bad(_UNDEFINED)
+    palette = ListedColormap(colormap() / 255.0).with_extremes(bad=_UNDEFINED)
     low, high = picture.scale.low, picture.scale.high
     if high <= low:
         # All entries are equal; the colour bar still needs two ends.
@@ -178,6 +177,9 @@ def _draw_curves(
         # A point between two gaps has no line: a marker keeps it visible.
         axis.plot(x, y, color=color, label=label, marker="o" if len(x) <= 30 else None, markersize=2.5)
     axis.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    if len(x):
+        margin = max(0.5, 0.02 * (x[-1] - x[0]))
+        axis.set_xlim(x[0] - margin, x[-1] + margin)
     if not shown:
         axis.text(0.5, 0.5, "undefined", transform=axis.transAxes, ha="center", va="center", color="#5b6672")
         axis.set_yticks([])

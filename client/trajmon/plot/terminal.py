@@ -105,7 +105,8 @@ def map_lines(
 
 def _bottom_labels(centres: NDArray[np.float64], checkpoint: NDArray[np.int64], width: int) -> str:
     line = ""
-    for i in ticks(len(checkpoint), max(2, width // 10)):
+    room = max((len(str(number)) for number in checkpoint), default=1) + 4
+    for i in ticks(len(checkpoint), max(2, width // room)):
         label = str(checkpoint[i])
         start = max(0, int(centres[i]) - (len(label) - 1) // 2)
         if not line or start > len(line):

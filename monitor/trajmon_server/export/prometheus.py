@@ -7,6 +7,7 @@ Prometheus marks its series stale. The number of series is capped; what was left
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from wsgiref.simple_server import WSGIServer
@@ -222,7 +223,7 @@ class Exporter:
             self._server, thread = start_http_server(address.port, address.host, registry=self.registry)
         except OSError as error:
             raise ConfigError(
-                f"metrics address {address}: {error.strerror}; give another with --metrics"
+                f"metrics address {address}: {os.strerror(error.errno or 0)}; give another with --metrics"
             ) from error
         self.port = self._server.server_port
         self._thread = thread

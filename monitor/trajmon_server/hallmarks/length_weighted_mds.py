@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from trajmon_server.hallmarks.norms import update_norm
 from trajmon_server.hallmarks.trajectory import Trajectory
 from trajmon_server.hallmarks.trajectory_map import trajectory_map
 
@@ -24,7 +25,7 @@ def length_weighted_mds(trajectory: Trajectory) -> float:
 
 def running_length_weighted_mds(trajectory: Trajectory) -> NDArray[np.float64]:
     """The same as of each checkpoint: [t]."""
-    weights = np.sqrt(trajectory.update_squared)
+    weights = update_norm(trajectory)
     weights[:1] = 0.0
     pairs = np.outer(weights, weights)
     weighted = pairs * trajectory_map(trajectory.gram)

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import structlog
 
 from trajmon_protos.errors import RecordError
-from trajmon_protos.record import LayerStatus, Row, decode, read_digest
+from trajmon_protos.record import Row, decode, read_digest
 from trajmon_protos.v1 import ingest_pb2
 from trajmon_server.auth import Principal
 from trajmon_server.config import Limits
@@ -145,7 +144,7 @@ class Ingest:
                 quota.check_row(len(record), quota.Usage(run.journal_bytes, free), self._limits)
             outcome = await self._append(run, checkpoint, record)
             if is_new:
-                run.accept(_meta(row), checkpoint, len(record))
+                run.accept(CheckpointMeta.from_row(row), checkpoint, len(record))
         if is_new:
             self._registry.wake(run)
         self._observe_row(not is_new, len(record))
@@ -243,8 +242,3 @@ def _check_previous(run: Run, row: Row) -> None:
         superseded_by(run.path_before(row.header.checkpoint), previous)
     except ValueError as error:
         raise InvalidRequest.from_violations([Violation("previous", str(error))]) from error
-
-
-def _meta(row: Row) -> CheckpointMeta:
-    non_finite = tuple(int(index) for index in np.flatnonzero(row.status == LayerStatus.NON_FINITE))
-    return CheckpointMeta.from_header(row.header, non_finite)

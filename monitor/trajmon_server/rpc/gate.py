@@ -147,12 +147,9 @@ class _Timer:
 
     def __exit__(self, *_: object) -> None:
         # 0 while nobody has set a code, else a StatusCode; an int where a rich status was sent.
-        code: Any = self._context.code() or 0
-        self._observe(
-            self._method,
-            _CODE_NAMES.get(getattr(code, "value", (code,))[0], "UNKNOWN"),
-            time.perf_counter() - self._start,
-        )
+        code: Any = self._context.code()
+        number = code.value[0] if isinstance(code, grpc.StatusCode) else code or 0
+        self._observe(self._method, _CODE_NAMES.get(number, "UNKNOWN"), time.perf_counter() - self._start)
 
 
 async def _abort(context: Context, method: str, error: Exception) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import structlog
 
 from trajmon_server.model import CheckpointMeta, RunDescription
-from trajmon_server.runs.path import path_of
 from trajmon_server.runs.run import Run, RunControl
 from trajmon_server.signals.base import Policy
 from trajmon_server.store.base import Journal
@@ -129,11 +128,8 @@ class Registry:
             self._runs[run_id] = run
 
     def _recover_rows(self, run: Run) -> None:
-        run_id = run.description.run_id
-        for checkpoint, header, record_bytes in self._journal.headers(run_id):
-            run.metas[checkpoint] = CheckpointMeta.from_header(header, ())
-            run.journal_bytes += record_bytes
-            run.last_row_unix_seconds = max(run.last_row_unix_seconds, header.info.time_unix_seconds)
-        run.path = path_of(run.previous_of_all())
-        while run.next_checkpoint in run.metas:
-            run.next_checkpoint += 1
+        metas, journal_bytes = {}, 0
+        for checkpoint, header, record_bytes in self._journal.headers(run.description.run_id):
+            metas[checkpoint] = CheckpointMeta.from_header(header, ())
+            journal_bytes += record_bytes
+        run.recovered(metas, journal_bytes)

@@ -117,19 +117,27 @@ class Run:
         self.journal_bytes = 0
         self.metas: dict[int, CheckpointMeta] = {}
         """By checkpoint number; a number below the highest that is missing has been lost to damage."""
+        self._lost_previous: dict[int, int | None] = {}
+        """Which checkpoint came before a lost one, where that was still known."""
         self.path: tuple[int, ...] = ()
         self.next_checkpoint = 0
         """First checkpoint that is not stored."""
         self.analysed = 0
         """Rows below this number are in `analysis` and published."""
         self.analysis: Analysis = start(description.groups, policy)
+        self.healed = False
+        """A row that had been lost has come again: the maps must be made again."""
         self.generation = 0
         """Raised when the analysis starts over: results of an older one are dropped."""
         self.last_row_unix_seconds = 0.0
+        """When the last checkpoint was recorded, by the training machine's clock."""
+        self.last_heard_unix_seconds = 0.0
+        """When its row came, by this machine's clock; after a restart as recorded."""
         self.ended_unix_seconds = 0.0
         """When this server heard that training has ended."""
         self.failure: str = ""
         """Why the worker gave up on the run, if it did."""
+        self._num_checkpoints = 0
         self._changed = asyncio.Event()
 
     @property
@@ -139,8 +147,8 @@ class Run:
 
     @property
     def num_checkpoints(self) -> int:
-        """One more than the highest number stored."""
-        return max(self.metas) + 1 if self.metas else 0
+        """One more than the highest number that was ever stored."""
+        return self._num_checkpoints
 
     @property
     def is_active(self) -> bool:
@@ -151,16 +159,26 @@ class Run:
         """Note a row that has just become durable."""
         fills_gap = checkpoint < self.num_checkpoints
         self.metas[checkpoint] = meta
+        self._num_checkpoints = max(self._num_checkpoints, checkpoint + 1)
+        self.last_heard_unix_seconds = time.time()
         self.journal_bytes += record_bytes
         self.last_row_unix_seconds = max(self.last_row_unix_seconds, meta.time_unix_seconds)
         if fills_gap:
             self.path = path_of(self.previous_of_all())
+            self.healed = True
             self.restart_analysis()
         else:
             self.path = extend_path(self.path, checkpoint, meta.previous)
         while self.next_checkpoint in self.metas:
             self.next_checkpoint += 1
         self.announce()
+
+    def lose(self, checkpoint: int) -> None:
+        """Note that a row turned out to be damaged: it may be sent again."""
+        meta = self.metas.pop(checkpoint, None)
+        if meta is not None:
+            self._lost_previous[checkpoint] = meta.previous
+            self.next_checkpoint = min(self.next_checkpoint, checkpoint)
 
     def restart_analysis(self) -> None:
         """Forget what was derived; the worker derives it again from the journal."""
@@ -173,14 +191,31 @@ class Run:
         advice = self.analysis.advice
         if advice is None:
             return Advice(AdviceState.UNKNOWN, 0, {}, "No checkpoint has arrived yet.", self._policy.name)
-        age = time.time() - self.last_row_unix_seconds
-        if self.control.phase == Phase.RUN_PHASE_RUNNING and age > self._stale_after_seconds:
+        age = time.time() - self.last_heard_unix_seconds
+        if self.control.phase == Phase.RUN_PHASE_RUNNING and age > self._stale_seconds():
             return replace(
                 advice,
                 state=AdviceState.UNKNOWN,
                 reason=f"The last checkpoint is {age:.0f} s old: nothing is known of the run since. No advice.",
             )
         return advice
+
+    def _stale_seconds(self) -> float:
+        """Longer where checkpoints are far apart: four times their usual distance."""
+        times = [self.metas[n].time_unix_seconds for n in self.path[-5:] if n in self.metas]
+        usual = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
+        return max(self._stale_after_seconds, 4.0 * usual)
+
+    def recovered(self, metas: Mapping[int, CheckpointMeta], journal_bytes: int) -> None:
+        """Take in what the journal held at start."""
+        self.metas = dict(metas)
+        self.journal_bytes = journal_bytes
+        self._num_checkpoints = max(metas, default=-1) + 1
+        self.last_row_unix_seconds = max((meta.time_unix_seconds for meta in metas.values()), default=0.0)
+        self.last_heard_unix_seconds = self.last_row_unix_seconds
+        self.path = path_of(self.previous_of_all())
+        while self.next_checkpoint in self.metas:
+            self.next_checkpoint += 1
 
     def all_findings(self) -> tuple[Finding, ...]:
         """Doubts about the checkpoints, by checkpoint number."""
@@ -189,11 +224,12 @@ class Run:
         return tuple(found)
 
     def previous_of_all(self) -> list[int | None]:
-        """The `previous` of every checkpoint; a lost one is taken to follow the one before it."""
-        lost = range(self.num_checkpoints)
+        """The `previous` of every checkpoint; a lost one is taken to follow the one before it unless more is known."""
         return [
-            self.metas[number].previous if number in self.metas else (number - 1 if number else None)
-            for number in lost
+            self.metas[number].previous
+            if number in self.metas
+            else self._lost_previous.get(number, number - 1 if number else None)
+            for number in range(self.num_checkpoints)
         ]
 
     def path_before(self, checkpoint: int) -> tuple[int, ...]:

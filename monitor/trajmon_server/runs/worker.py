@@ -44,6 +44,8 @@ class _Step:
     analysis: Analysis
     stop: int
     """First checkpoint that is not in `analysis`."""
+    metas: Mapping[int, CheckpointMeta]
+    """Of the rows of this batch, as the journal holds them."""
 
 
 class Worker:
@@ -63,7 +65,13 @@ class Worker:
         if run_id not in self._tasks and not self._stopping:
             task = asyncio.get_running_loop().create_task(self._work(run), name=f"run-{run.description.name}")
             self._tasks[run_id] = task
-            task.add_done_callback(lambda _: self._tasks.pop(run_id, None))
+            task.add_done_callback(lambda _: self._rest(run))
+
+    def _rest(self, run: Run) -> None:
+        """A task has ended; a row may have come after it last looked."""
+        del self._tasks[run.description.run_id]
+        if run.analysed < run.num_checkpoints:
+            self.wake(run)
 
     async def stop(self) -> None:
         """Finish the batches in hand; what is left is done after the next start."""
@@ -74,52 +82,58 @@ class Worker:
         loop = asyncio.get_running_loop()
         while run.analysed < run.num_checkpoints and not self._stopping:
             generation, analysis, begin = run.generation, run.analysis, run.analysed
-            metas = {n: run.metas[n] for n in range(begin, run.num_checkpoints) if n in run.metas}
+            healed, run.healed = run.healed, False
             stop = min(run.num_checkpoints, begin + BATCH_ROWS)
             try:
+                if healed:
+                    maps = await loop.run_in_executor(self._executor, self._registry.maps, run.description)
+                    await loop.run_in_executor(self._executor, maps.rebuild)
                 step = await loop.run_in_executor(
                     self._executor,
                     self._step,
                     run.description,
-                    metas,
                     analysis,
                     begin,
                     stop,
                     run.previous_of_all(),
                 )
-            except (OSError, store_errors.StoreError) as error:
-                run.failure = f"maps cannot be written: {error}"
-                self._registry.count_event("publish_failed")
-                log.error("run cannot be published", run=run.description.name, problem=str(error))
+            except Exception as error:  # whatever it is: said, counted, tried again; other runs go on
+                run.healed = run.healed or healed
+                run.failure = f"its rows cannot be worked off: {error}"
+                self._registry.count_event("analysis_failed")
+                log.error("rows cannot be worked off", run=run.description.name, exc_info=error)
                 run.announce()
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             if run.generation == generation:
                 run.failure = ""
                 run.analysis, run.analysed = step.analysis, step.stop
+                # After a restart only headers were read: now the layers' states are known as well.
+                run.metas.update(step.metas)
+                for lost in set(range(begin, step.stop)) - step.metas.keys():
+                    run.lose(lost)
                 run.announce()
 
     def _step(
         self,
         description: RunDescription,
-        metas: Mapping[int, CheckpointMeta],
         analysis: Analysis,
         begin: int,
         stop: int,
         previous: Sequence[int | None],
     ) -> _Step:
         publish: list[PublishRow] = []
-        superseded: list[int] = []
+        read: dict[int, CheckpointMeta] = {}
         held = 0
         checkpoint = begin
         while checkpoint < stop and held < BATCH_BYTES:
             row = self._read(description, checkpoint)
-            meta = metas.get(checkpoint)
-            if row is None or meta is None:
+            if row is None:
                 row, meta = _lost(description, checkpoint, previous[checkpoint])
+            else:
+                meta = read[checkpoint] = CheckpointMeta.from_row(row)
             dropped = superseded_by(analysis.path, meta.previous)
             if dropped:
-                superseded += dropped
                 analysis = self._rewound(
                     description, analysis.path[: len(analysis.path) - len(dropped)], previous
                 )
@@ -127,8 +141,8 @@ class Worker:
             publish.append(PublishRow(row=row, attempt=meta.attempt))
             held += row.gram.nbytes
             checkpoint += 1
-        self._publish(description, publish, superseded)
-        return _Step(analysis, checkpoint)
+        self._publish(description, publish)
+        return _Step(analysis, checkpoint, read)
 
     def _rewound(
         self, description: RunDescription, path: Sequence[int], previous: Sequence[int | None]
@@ -140,7 +154,7 @@ class Worker:
             if row is None:
                 row, meta = _lost(description, checkpoint, previous[checkpoint])
             else:
-                meta = CheckpointMeta.from_header(row.header, ())
+                meta = CheckpointMeta.from_row(row)
             analysis = advance(analysis, row, meta, description.groups, self._policy)
         return analysis
 
@@ -156,15 +170,11 @@ class Worker:
             )
             return None
 
-    def _publish(
-        self, description: RunDescription, rows: Sequence[PublishRow], superseded: Sequence[int]
-    ) -> None:
+    def _publish(self, description: RunDescription, rows: Sequence[PublishRow]) -> None:
         """Hand the rows to the maps; after a restart some of them are there already."""
         maps = self._registry.maps(description)
         new = [row for row in rows if row.row.header.checkpoint >= maps.published()]
         maps.publish(new)
-        if superseded:
-            maps.mark_superseded(superseded)
 
 
 def _lost(description: RunDescription, checkpoint: int, previous: int | None) -> tuple[Row, CheckpointMeta]:

@@ -147,7 +147,7 @@ class RemainingDisplacementPolicy:
         if state.origin_step is None or state.step is None or position is None:
             return moved, "The beginning of this run is missing."
         steps = position - state.step
-        if steps <= 0:
+        if steps <= 0 or position <= state.origin_step:
             return moved, f"The step count did not grow up to checkpoint {seen.checkpoint}."
         rate = 1.0 if seen.learning_rate is None else seen.learning_rate
         if not 0 < rate < math.inf:

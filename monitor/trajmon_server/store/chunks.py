@@ -15,7 +15,7 @@ import math
 import os
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import google_crc32c
 import numpy as np
@@ -54,7 +54,8 @@ def encode_strings(values: tuple[str, ...]) -> bytes:
 
 
 def _with_crc(data: bytes) -> bytes:
-    return data + google_crc32c.value(data).to_bytes(_CRC_BYTES, "little")
+    checksum: int = google_crc32c.value(data)
+    return data + checksum.to_bytes(_CRC_BYTES, "little")
 
 
 def _checked(data: bytes) -> bytes:
@@ -117,7 +118,7 @@ class ShardReader:
             raise
         self._index = np.frombuffer(index, dtype="<u8").reshape(grid)
 
-    def __enter__(self) -> ShardReader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

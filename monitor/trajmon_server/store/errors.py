@@ -1,16 +1,16 @@
 """Errors of the store.
 
-    StoreError
-    ├── JournalError                 the journal, which is the truth
-    │   ├── ConflictError            another record is stored under the same key; the stored one was kept
-    │   ├── JournalFullError         no space or quota left; nothing was stored, trying later may help
-    │   ├── JournalReadOnlyError     the directory cannot be written; nothing was stored
-    │   ├── JournalUnavailableError  another system error; nothing was stored, trying later may help
-    │   ├── JournalBrokenError       a write or sync was refused by the device; no append until a restart
-    │   ├── RowMissingError          no such row
-    │   └── RowDamagedError          a stored row failed its checksum and was set aside
-    └── MapError                     the Zarr maps, which can be made again from the journal
-        └── MapDamagedError          a chunk fails its checksum and there is no source to make it again from
+StoreError
+├── JournalError                 the journal, which is the truth
+│   ├── ConflictError            another record is stored under the same key; the stored one was kept
+│   ├── JournalFullError         no space or quota left; nothing was stored, trying later may help
+│   ├── JournalReadOnlyError     the directory cannot be written; nothing was stored
+│   ├── JournalUnavailableError  another system error; nothing was stored, trying later may help
+│   ├── JournalBrokenError       a write or sync was refused by the device; no append until a restart
+│   ├── RowMissingError          no such row
+│   └── RowDamagedError          a stored row failed its checksum and was set aside
+└── MapError                     the Zarr maps, which can be made again from the journal
+    └── MapDamagedError          a chunk fails its checksum and there is no source to make it again from
 """
 
 from __future__ import annotations

@@ -94,7 +94,9 @@ def _remove_if_abandoned(path: Path) -> bool:
     return True
 
 
-def replace_file(temp: TempFolder, path: Path, data: bytes, *, prefix: str = "", durable: bool = False) -> None:
+def replace_file(
+    temp: TempFolder, path: Path, data: bytes, *, prefix: str = "", durable: bool = False
+) -> None:
     """Put `data` at `path`, in place of what is there; no reader ever sees a part of it."""
     with temp.file(prefix) as (fd, temporary):
         write_all(fd, data)

@@ -55,7 +55,7 @@ class LocalJournal:
         self._lock = threading.Lock()
         self._ready: set[str] = set()
         self._broken: str | None = None
-        with self._translated("open"):
+        with self._translated("open the journal", "start again"):
             self._temp.folder.mkdir(parents=True, exist_ok=True)
             self._temp.clean()
 
@@ -154,7 +154,7 @@ class LocalJournal:
         return errors.JournalBrokenError(self._broken)
 
     @contextmanager
-    def _translated(self, action: str) -> Iterator[None]:
+    def _translated(self, action: str, then: str = "send again") -> Iterator[None]:
         try:
             yield
         except errors.StoreError:
@@ -162,12 +162,14 @@ class LocalJournal:
         except OSError as error:
             what = f"cannot {action} in {self._root}: {error.strerror}"
             if error.errno in _FULL:
-                raise errors.JournalFullError(f"{what}; free space on this disk, then send again") from error
+                raise errors.JournalFullError(f"{what}; free space on this disk, then {then}") from error
             if error.errno in _READ_ONLY:
-                raise errors.JournalReadOnlyError(f"{what}; make the directory writable, then send again") from error
+                raise errors.JournalReadOnlyError(
+                    f"{what}; make the directory writable, then {then}"
+                ) from error
             if error.errno == errno.EIO:
                 raise self._break(error) from error
-            raise errors.JournalUnavailableError(f"{what}; send again later") from error
+            raise errors.JournalUnavailableError(f"{what}; {then} later") from error
 
     # Reading
 
@@ -283,7 +285,8 @@ class LocalJournal:
         return sorted(
             folder.name
             for folder in self._root.iterdir()
-            if RUN_ID.fullmatch(folder.name) and (any(folder.glob("*.json")) or any(folder.glob("rows/*.row")))
+            if RUN_ID.fullmatch(folder.name)
+            and (any(folder.glob("*.json")) or any(folder.glob("rows/*.row")))
         )
 
     def get_run_file(self, run_id: str, name: str) -> dict[str, Any] | None:
@@ -355,8 +358,10 @@ def _name(run_id: str, checkpoint: int, part: int) -> str:
 
 
 def _missing(run_id: str, checkpoint: int, part: int) -> errors.RowMissingError:
-    return errors.RowMissingError(f"{_name(run_id, checkpoint, part)} is not in the journal; it was never accepted, "
-                                  "or was damaged and set aside")
+    return errors.RowMissingError(
+        f"{_name(run_id, checkpoint, part)} is not in the journal; it was never accepted, "
+        "or was damaged and set aside"
+    )
 
 
 def _parse_header(data: bytes) -> types_pb2.RowHeader | None:

@@ -134,7 +134,9 @@ def arrays(run: RunShape) -> dict[str, ArrayPlan]:
         ArrayPlan("layer", ("layer",), "string", "", (layers,)),
         ArrayPlan("group", ("group",), "string", "", (groups,)),
         _vector("checkpoint", "int64", "number of the checkpoint"),
-        ArrayPlan("checkpoint_j", ("checkpoint_j",), "int64", -1, (VECTOR_CHUNK,), note="number of the other one"),
+        ArrayPlan(
+            "checkpoint_j", ("checkpoint_j",), "int64", -1, (VECTOR_CHUNK,), note="number of the other one"
+        ),
         _vector("step", "int64", "training step; -1 where the row has been lost"),
         _vector("epoch", "float64", "epoch"),
         _vector("learning_rate", "float64", "learning rate of the first parameter group"),

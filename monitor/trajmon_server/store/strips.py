@@ -22,7 +22,9 @@ class DamagedChunk(MapDamagedError):
     """A file that is missing, or not what it should be."""
 
     def __init__(self, path: Path, strip: int, checkpoint: int | None, reason: str) -> None:
-        super().__init__(f"{path} is damaged: {reason}; delete the folder {path.parent.parent} to have it made again")
+        super().__init__(
+            f"{path} is damaged: {reason}; delete the folder {path.parent.parent} to have it made again"
+        )
         self.path = path
         self.strip = strip
         self.checkpoint = checkpoint
@@ -33,7 +35,9 @@ class DamagedChunk(MapDamagedError):
 class GramFiles:
     """Writes and reads the Gram of `count` layers or groups. One writer at a time; readers need no lock."""
 
-    def __init__(self, folder: Path, temp: TempFolder, sealed: ArrayPlan, tail: ArrayPlan, count: int) -> None:
+    def __init__(
+        self, folder: Path, temp: TempFolder, sealed: ArrayPlan, tail: ArrayPlan, count: int
+    ) -> None:
         assert tail.inner is not None
         assert sealed.inner is not None
         self._temp = temp
@@ -49,7 +53,9 @@ class GramFiles:
         for first in range(0, self._count, self._tail.chunk[0]):
             for column in range(0, checkpoint + 1, self._columns):
                 part = gram[first : first + self._tail.chunk[0], column : column + self._columns]
-                padded = np.full([-(-n // m) * m for n, m in zip(part.shape, self._tail_inner, strict=True)], np.nan)
+                padded = np.full(
+                    [-(-n // m) * m for n, m in zip(part.shape, self._tail_inner, strict=True)], np.nan
+                )
                 padded[: part.shape[0], : part.shape[1]] = part
                 with self._temp.file(prefix) as (fd, temporary):
                     writer = ShardWriter(fd, self._tail)
@@ -122,6 +128,12 @@ class GramFiles:
                 )
             if due[strip]:
                 path.unlink()
+
+    def adopt(self, other: GramFiles, start: int) -> None:
+        """Take over the other's tail rows from checkpoint `start` on."""
+        for path in list(other._tail_folder.glob("c.*")):
+            if int(path.name.split(".")[2]) >= start:
+                path.replace(self._tail_folder / path.name)
 
     def verify_row(self, checkpoint: int) -> None:
         """Read a row of the tail through. DamagedChunk if that cannot be done."""

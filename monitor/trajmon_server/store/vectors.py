@@ -39,11 +39,15 @@ class VectorFiles:
                 if data.ndim == 1:
                     target[:] = values[first - start : last - start]
                 else:
-                    part = values[block * plan.chunk[0] : (block + 1) * plan.chunk[0], first - start : last - start]
+                    part = values[
+                        block * plan.chunk[0] : (block + 1) * plan.chunk[0], first - start : last - start
+                    ]
                     target[: part.shape[0]] = part
-                replace_file(self._temp, self._path(name, block, chunk), encode_chunk(data), prefix=self._prefix)
+                replace_file(
+                    self._temp, self._path(name, block, chunk), encode_chunk(data), prefix=self._prefix
+                )
 
-    def write_once(self, name: str, stop: int) -> None:
+    def fill_up(self, name: str, stop: int) -> None:
         """Fill the chunks of a coordinate that counts from 0, up to `stop`, where they are not there yet."""
         columns = self._plans[name].chunk[-1]
         for chunk in range(-(-stop // columns)):
@@ -52,14 +56,16 @@ class VectorFiles:
                 numbers = np.arange(chunk * columns, (chunk + 1) * columns, dtype=np.int64)
                 replace_file(self._temp, path, encode_chunk(numbers), prefix=self._prefix)
 
-    def put(self, name: str, numbers: Sequence[int], value: float | bool, length: int) -> None:
-        """Set single entries of a 1-D array below `length`."""
+    def put(self, name: str, numbers: Sequence[int], value: bool, length: int, stop: int) -> None:
+        """Set single entries of a 1-D array; chunks up to `stop` are made. Those below `length` must be there."""
         columns = self._plans[name].chunk[-1]
-        for chunk in sorted({number // columns for number in numbers}):
-            data = self._load(name, 0, chunk, may_be_new=chunk * columns >= length)
-            before = data.copy()
+        made = range(length // columns, -(-stop // columns))
+        for chunk in sorted({*(number // columns for number in numbers), *made}):
+            is_new = chunk * columns >= length
+            data = self._load(name, 0, chunk, may_be_new=is_new)
+            before = data.tobytes()
             data[[number - chunk * columns for number in numbers if number // columns == chunk]] = value
-            if data.tobytes() != before.tobytes():
+            if is_new or data.tobytes() != before:
                 replace_file(self._temp, self._path(name, 0, chunk), encode_chunk(data), prefix=self._prefix)
 
     def read(self, name: str, length: int) -> NDArray[Any]:

@@ -60,7 +60,7 @@ class OpenRunRequest(google.protobuf.message.Message):
     run_id: builtins.str
     """32 hex digits, drawn by the client when the run is created."""
     name: builtins.str
-    """[A-Za-z0-9_.-]{1,64}"""
+    """[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"""
     attempt: builtins.int
     client_version: builtins.str
     """Of the client package."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import mpmath
@@ -107,7 +108,7 @@ def test_there_is_no_map_about_a_checkpoint_that_is_not_there(record: Record) ->
 def test_mean_directional_similarities(record: Record, points: NDArray[np.float64]) -> None:
     exact, trajectory = vectors(points), record(points)
     assert mds(trajectory) == pytest.approx(mean_direction_squared(exact), abs=1e-13)
-    lengths = [mpmath.mpf(0), *(norm(minus(b, a)) for a, b in zip(exact, exact[1:], strict=False))]
+    lengths = [mpmath.mpf(0), *(norm(minus(b, a)) for a, b in pairwise(exact))]
     assert length_weighted_mds(trajectory) == pytest.approx(mean_direction_squared(exact, lengths), abs=1e-13)
     expected = [mean_direction_squared(exact[max(0, t - 3) : t + 1]) for t in range(CHECKPOINTS)]
     np.testing.assert_allclose(windowed_mds(trajectory.gram, 4), expected, atol=1e-13)
@@ -116,7 +117,7 @@ def test_mean_directional_similarities(record: Record, points: NDArray[np.float6
 def direct_series(points: NDArray[np.float64]) -> dict[str, list[float]]:
     exact = vectors(points)
     expected: dict[str, list[float]] = {name: [] for name in HALLMARKS}
-    updates = [minus(b, a) for a, b in zip(exact, exact[1:], strict=False)]
+    updates = [minus(b, a) for a, b in pairwise(exact)]
     for t, point in enumerate(exact):
         away = [minus(other, exact[0]) for other in exact[1 : t + 1]]
         path = float(mpmath.fsum(norm(update) for update in updates[:t]))

@@ -78,7 +78,9 @@ def test_a_zero_update_has_no_angle_but_a_length(record: Record, points: NDArray
     assert np.isnan(series["update_cosine_lag2"][4])
 
 
-def test_an_unknown_update_leaves_the_path_length_unknown(record: Record, points: NDArray[np.float64]) -> None:
+def test_an_unknown_update_leaves_the_path_length_unknown(
+    record: Record, points: NDArray[np.float64]
+) -> None:
     trajectory = record(points)
     trajectory.update_squared[4] = np.nan
     lengths = hallmark_series(trajectory)["path_length"]

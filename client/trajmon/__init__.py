@@ -1,0 +1,45 @@
+"""Watch the direction of neural-network training.
+
+>>> import trajmon
+>>> sorted(trajmon.__all__) == trajmon.__all__
+True
+
+Names are loaded when they are first used: ``import trajmon`` alone loads neither PyTorch nor gRPC.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trajmon import errors
+    from trajmon._recorder import Recorder
+    from trajmon._status import RecorderStatus
+    from trajmon._watch import watch
+    from trajmon.advice import Advice
+    from trajmon.numerics.views import View
+
+__all__ = ["Advice", "Recorder", "RecorderStatus", "View", "errors", "watch"]
+
+_MODULES = {
+    "Advice": "trajmon.advice",
+    "Recorder": "trajmon._recorder",
+    "RecorderStatus": "trajmon._status",
+    "View": "trajmon.numerics.views",
+    "watch": "trajmon._watch",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name == "errors":
+        return import_module("trajmon.errors")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'trajmon' has no attribute {name!r}")
+    value: object = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,249 @@
+"""The live part of a recorder: takes checkpoints, hands them to the agent, keeps count."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trajmon._agent_process import AgentProcess
+from trajmon._files import ProcessLock
+from trajmon._metadata import Metadata
+from trajmon.advice import AnswerReader
+from trajmon.errors import CheckpointSkippedError, RecordingStoppedError
+from trajmon.numerics.errors import ModelChangedError
+from trajmon.numerics.model import ModelPlan
+from trajmon.rundir import RecorderNote, RunDescription, RunDir
+from trajmon.snapshots.format import SnapshotHeader, snapshot_bytes
+from trajmon.snapshots.slot import Slot, SlotState
+from trajmon.snapshots.store import SnapshotStore, previous_for_step
+
+__all__ = ["Session", "Start"]
+
+log = logging.getLogger("trajmon")
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where an attempt starts."""
+
+    next_checkpoint: int
+    """Number of the first checkpoint of this attempt."""
+    path: tuple[int, ...] = ()
+    """The path before it."""
+    headers: Mapping[int, SnapshotHeader] | None = None
+    """Of the checkpoints before; None for a new run."""
+    used_bytes: int = 0
+    """That the snapshots before take."""
+    budget_bytes: int = 0
+    """That all snapshots of the run may take."""
+
+
+class Session:
+    """Recording in progress. Belongs to one thread of one process; the owner lock goes with it."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: object | None,
+        plan: ModelPlan,
+        run: RunDescription,
+        run_dir: RunDir,
+        owner: ProcessLock,
+        store: SnapshotStore,
+        slot: Slot | None,
+        agent: AgentProcess,
+        metadata: Metadata,
+        note: RecorderNote,
+        start: Start,
+    ) -> None:
+        self.run = run
+        self.run_dir = run_dir
+        self.answers = AnswerReader(run_dir.answer_file)
+        self.last_stall_seconds = 0.0
+        self.recorded = start.next_checkpoint
+        self.stopped = False
+        self._model = model
+        self._optimizer = optimizer
+        self._plan = plan
+        self._owner = owner
+        self._store = store
+        self._slot = slot
+        self._slot_tensor = None if slot is None else torch.from_numpy(np.frombuffer(slot.data, dtype=np.uint8))
+        self._staging: Tensor | None = None
+        self._agent = agent
+        self._metadata = metadata
+        self.note = note
+        self._note_is_told = False
+        self._start = start
+        self._used_bytes = start.used_bytes
+        # Number and step of the last checkpoint of this attempt.
+        self._last: tuple[int, int] | None = None
+        self._failed_in_a_row = 0
+
+    def begin(self) -> None:
+        """Tell the agent about the attempt, and start it. Raises OSError."""
+        self.note.write(self.run_dir)
+        self._note_is_told = True
+        self._keep_agent_alive()
+
+    def record(self, step: object, epoch: object, metrics: Mapping[str, object] | None) -> int:
+        """Store a checkpoint and return its number.
+
+        Raises CheckpointSkippedError if this one could not be stored, RecordingStoppedError if none ever can.
+        """
+        started = time.perf_counter()
+        self._keep_agent_alive()
+        header = self._header(step, epoch, metrics)
+        file_bytes = snapshot_bytes(header, self.run.layout.nbytes)
+        self._check_budget(header, file_bytes)
+        try:
+            if self._slot is not None and self._agent.alive() and self._slot.state == SlotState.FREE:
+                header = self._into_slot(self._slot, header, started)
+            else:
+                header = self._into_store(header, started)
+        except ModelChangedError as error:
+            raise self._stop(f"{error}; recording stopped, training goes on") from error
+        except Exception as error:
+            # Whatever a device, a disk or an allocator may raise: it costs this checkpoint and no more.
+            raise self._skip(header, error) from error
+        self.recorded += 1
+        self._used_bytes += file_bytes
+        self._last = (header.checkpoint, header.step)
+        self._failed_in_a_row = 0
+        self.last_stall_seconds = time.perf_counter() - started
+        self._tell()
+        return header.checkpoint
+
+    def finish(self, reason: str, timeout_seconds: float) -> None:
+        """Say that training has ended, then wait for the agent, but no longer than the timeout."""
+        self._change_note("finished", reason if not self.stopped else self.note.reason)
+        deadline = time.monotonic() + timeout_seconds
+        if self._slot is not None:
+            self._slot.close()
+        self._slot = self._slot_tensor = self._staging = None
+        try:
+            if self.run_dir.acked() < self.recorded:
+                self._agent.ensure()
+            # The agent takes this for the end of training: after its last word, and after the last start.
+            self._owner.release()
+            while time.monotonic() < deadline and self._agent.alive():
+                time.sleep(0.01)
+        except OSError as error:
+            log.warning("the agent of run %r could not be asked: %s", self.run.name, error)
+        finally:
+            self._owner.release()
+
+    def pending(self) -> int:
+        """Checkpoints that are recorded and not acknowledged."""
+        return max(0, self.recorded - self.run_dir.acked())
+
+    def _header(self, step: object, epoch: object, metrics: Mapping[str, object] | None) -> SnapshotHeader:
+        number = self.recorded
+        headers = self._start.headers or {}
+        if self._last is not None:
+            next_step = self._last[1] + 1
+        elif self._start.path and self._start.path[-1] in headers:
+            next_step = headers[self._start.path[-1]].step + 1
+        else:
+            next_step = 0
+        actual_step = self._metadata.step(step, otherwise=next_step)
+        if self._last is not None:
+            previous: int | None = self._last[0]
+        elif self._start.path:
+            previous = previous_for_step(self._start.path, headers, actual_step)
+        else:
+            previous = None
+        return SnapshotHeader(
+            checkpoint=number,
+            attempt=self.note.attempt,
+            step=actual_step,
+            fingerprint=self.run.layout.fingerprint,
+            previous=previous,
+            time_unix_seconds=time.time(),
+            epoch=self._metadata.finite("epoch", epoch),
+            learning_rate=self._metadata.learning_rate(self._optimizer),
+            metrics=self._metadata.metrics(metrics),
+        )
+
+    def _into_slot(self, slot: Slot, header: SnapshotHeader, started: float) -> SnapshotHeader:
+        assert self._slot_tensor is not None
+        slot.set_state(SlotState.WRITING)
+        try:
+            self._plan.copy_into(self._model, self._slot_tensor)
+            header = replace(header, stall_seconds=time.perf_counter() - started)
+            slot.put_header(header)
+        except BaseException:
+            slot.set_state(SlotState.FREE)
+            raise
+        slot.set_state(SlotState.FULL)
+        return header
+
+    def _into_store(self, header: SnapshotHeader, started: float) -> SnapshotHeader:
+        if self._staging is None:
+            self._staging = torch.empty(self.run.layout.nbytes, dtype=torch.uint8, device="cpu")
+            # Room between layers is never copied into, and must not carry old memory to disk.
+            self._staging.zero_()
+        self._plan.copy_into(self._model, self._staging)
+        return self._store.write(
+            header.checkpoint,
+            lambda: replace(header, stall_seconds=time.perf_counter() - started),
+            memoryview(self._staging.numpy()),
+            durable=False,
+        )
+
+    def _check_budget(self, header: SnapshotHeader, file_bytes: int) -> None:
+        budget = self._start.budget_bytes
+        if self._used_bytes + file_bytes > budget:
+            raise self._stop(
+                f"the snapshot budget of {budget} bytes is used up: {self.recorded} checkpoints take "
+                f"{self._used_bytes} bytes, checkpoint {header.checkpoint} needs {file_bytes} more; recording "
+                "stopped, training goes on. Give a larger snapshot_budget_bytes, or record less often"
+            )
+
+    def _keep_agent_alive(self) -> None:
+        try:
+            if self._agent.ensure() and self._agent.restarts:
+                self.note = replace(self.note, agent_restarts=self._agent.restarts)
+                self._note_is_told = False
+                log.warning("the agent of run %r had died and was started again", self.run.name)
+        except OSError as error:
+            # Checkpoints go into the store without an agent, and the next one tries again.
+            log.warning("the agent of run %r could not be started: %s", self.run.name, error)
+
+    def _skip(self, header: SnapshotHeader, error: Exception) -> CheckpointSkippedError:
+        self.note = replace(self.note, skipped=self.note.skipped + 1)
+        self._note_is_told = False
+        self._tell()
+        text = f"checkpoint at step {header.step} was skipped: {error or type(error).__name__}"
+        self._failed_in_a_row += 1
+        if self._failed_in_a_row == 1:
+            log.warning("run %r: %s; training goes on, later checkpoints are tried again", self.run.name, text)
+        return CheckpointSkippedError(text)
+
+    def _stop(self, reason: str) -> RecordingStoppedError:
+        self.stopped = True
+        self._change_note("stopped", reason)
+        log.error("run %r: %s", self.run.name, reason)
+        return RecordingStoppedError(reason)
+
+    def _change_note(self, state: Literal["running", "stopped", "finished"], reason: str) -> None:
+        self.note = replace(self.note, state=state, reason=reason)
+        self._note_is_told = False
+        self._tell()
+
+    def _tell(self) -> None:
+        """Bring the note to disk if it has changed; a full disk is tried again at the next checkpoint."""
+        if self._note_is_told:
+            return
+        try:
+            self.note.write(self.run_dir)
+            self._note_is_told = True
+        except OSError as error:
+            log.debug("run %r: note to the agent not written: %s", self.run.name, error)

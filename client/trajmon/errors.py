@@ -1,0 +1,76 @@
+"""Errors of the client.
+
+TrajmonError
+├── RefusedError            a run cannot be recorded as asked; training goes on unwatched
+│   ├── RunNameError        the run's name or a tag is not allowed
+│   ├── RunExistsError      there is a run of this name, and `resume` says never
+│   ├── NoSuchRunError      there is none, and `resume` says must
+│   ├── RunOwnedError       another living training records this run
+│   ├── OtherModelError     the run was recorded from a model with other layers
+│   └── DamagedRunError     the run's own files cannot be read
+├── CheckpointSkippedError  one checkpoint could not be stored
+├── RecordingStoppedError   recording has ended for good: budget, changed model
+└── SnapshotError           a file that is not a complete snapshot of this run
+
+Outside ``strict=True`` none of them leaves :func:`trajmon.watch` or the recorder: they become its status.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CheckpointSkippedError",
+    "DamagedRunError",
+    "NoSuchRunError",
+    "OtherModelError",
+    "RecordingStoppedError",
+    "RefusedError",
+    "RunExistsError",
+    "RunNameError",
+    "RunOwnedError",
+    "SnapshotError",
+    "TrajmonError",
+]
+
+
+class TrajmonError(Exception):
+    """Whatever this package has to say against something."""
+
+
+class RefusedError(TrajmonError):
+    """A run cannot be recorded as asked."""
+
+
+class RunNameError(RefusedError):
+    """The run's name or a tag is not allowed."""
+
+
+class RunExistsError(RefusedError):
+    """There is a run of this name already."""
+
+
+class NoSuchRunError(RefusedError):
+    """There is no run of this name to resume."""
+
+
+class RunOwnedError(RefusedError):
+    """Another living training records this run."""
+
+
+class OtherModelError(RefusedError):
+    """The run was recorded from a model with other layers."""
+
+
+class DamagedRunError(RefusedError):
+    """The run's own files cannot be read."""
+
+
+class CheckpointSkippedError(TrajmonError):
+    """One checkpoint could not be stored; later ones are tried again."""
+
+
+class RecordingStoppedError(TrajmonError):
+    """Recording has ended for good; training goes on."""
+
+
+class SnapshotError(TrajmonError):
+    """A file that is not a complete snapshot of this run."""

@@ -1,0 +1,256 @@
+"""The Gram row of a new snapshot: its exact inner products with all stored ones, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trajmon.numerics import kernel
+from trajmon.numerics.errors import SnapshotError
+from trajmon.numerics.layout import NETWORK, Dtype, Group, Layer, Layout
+from trajmon_protos.record import PRODUCTS, LayerStatus
+
+__all__ = ["GramRow", "PathIndices", "compile_kernels", "gram_row", "mark_layers"]
+
+_UPDATE_SQUARED, _UPDATE_DOT, _DISPLACEMENT_SQUARED, _DISPLACEMENT_DOT = range(len(PRODUCTS))
+_ADDRESS_MULTIPLE = 8
+# More pieces than threads: a thread that the system holds up must not hold up the row.
+_PIECES_PER_THREAD = 8
+
+
+@dataclass(frozen=True, slots=True)
+class PathIndices:
+    """Where the new checkpoint's path runs through the stored snapshots; the origin is ``stored[0]``.
+
+    The very first checkpoint has no path: all None. The path's second checkpoint has ``previous == 0`` and the
+    others None: it is itself the path's first step. From the third on, all three are given.
+    """
+
+    previous: int | None
+    """The checkpoint before the new one."""
+    before_previous: int | None
+    """The one before that."""
+    first: int | None
+    """The path's second checkpoint, where the first step led."""
+
+    def check(self, num_stored: int) -> None:
+        """Raise :class:`SnapshotError` unless these are positions of a path through `num_stored` snapshots."""
+        given = (self.previous, self.before_previous, self.first)
+        if num_stored == 0:
+            valid = given == (None, None, None)
+        elif self.previous == 0:
+            valid = given == (0, None, None)
+        else:
+            valid = all(index is not None and 0 <= index < num_stored for index in given)
+        if not valid:
+            raise SnapshotError(f"{self} names no path through {num_stored} stored snapshots")
+
+
+@dataclass(frozen=True, slots=True)
+class GramRow:
+    """One checkpoint's numbers, ready for a row record."""
+
+    gram: NDArray[np.float64]
+    """[L, n], n = stored snapshots + 1; the last column is the new snapshot with itself."""
+    products: NDArray[np.float64]
+    """[L, 4], columns as in ``trajmon_protos.record.PRODUCTS``."""
+    status: NDArray[np.uint8]
+    """[L], values of ``trajmon_protos.record.LayerStatus``."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """How a layout's elements are cut into tasks; see :mod:`trajmon.numerics.kernel`."""
+
+    tasks: NDArray[np.int64]
+    blocks: NDArray[np.int64]
+    segments: NDArray[np.int64]
+    slot_layers: NDArray[np.int64]
+
+
+def gram_row(
+    layout: Layout,
+    new: NDArray[np.uint8],
+    stored: Sequence[NDArray[np.uint8] | None],
+    path: PathIndices,
+    *,
+    threads: int = 1,
+) -> GramRow:
+    """Inner products of a new snapshot with all stored ones and itself, and its update products.
+
+    Every snapshot is [layout.nbytes] uint8, contiguous, at an address that is a multiple of 8, and may be
+    memory-mapped and read-only; None is a snapshot that could not be read.
+    Its entries are NaN and the layers' status SNAPSHOT_MISSING. A layer that holds NaN or Inf in
+    the new snapshot, or whose squares overflow, is NON_FINITE and all its entries are NaN; one that does so in an
+    older snapshot has NaN where that snapshot takes part. Other layers stay exact. A layer without elements is 0.
+
+    Error of an entry: at most 1e-13 ‖a‖‖b‖, plus 2^-1074 per element where products of float64 parameters
+    underflow. So the valid range for float64 is ‖a‖‖b‖ from 1e-292 to 1e308, i.e. parameters of about 1e-146 to
+    1e150; the three narrower dtypes are valid in their whole range, subnormals included. Differences
+    are taken of the tensors in float64 (Sterbenz: exact for neighbouring float64), never of Gram entries.
+
+    The same bits for any number of threads. Raises :class:`SnapshotError` for buffers that are no snapshots
+    of this layout and for path indices that name no path.
+
+    >>> layout = Layout((Layer("w", (2,), "float64"),), (Group("network", (0,)),))
+    >>> older, newer = np.zeros(64, np.uint8), np.zeros(64, np.uint8)
+    >>> older.view(np.float64)[:2] = [1.0, 2.0]
+    >>> newer.view(np.float64)[:2] = [3.0, 1.0]
+    >>> row = gram_row(layout, newer, [older], PathIndices(0, None, None))
+    >>> row.gram.tolist(), row.products.tolist()
+    ([[5.0, 10.0]], [[5.0, nan, 5.0, 5.0]])
+    """
+    if threads < 1:
+        raise ValueError(f"threads is {threads}, it must be at least 1")
+    path.check(len(stored))
+    new_address = _address(layout, new, "the new snapshot")
+    addresses = [
+        0 if snapshot is None else _address(layout, snapshot, f"stored snapshot {index}")
+        for index, snapshot in enumerate(stored)
+    ]
+    present = [index for index, snapshot in enumerate(stored) if snapshot is not None]
+    # What is missing on the path is stood in for by the new snapshot; the columns are marked afterwards.
+    on_path = (path.previous, path.before_previous, 0, path.first)
+    path_addresses = [addresses[i] if i is not None and stored[i] is not None else new_address for i in on_path] if stored else []  # noqa: E501
+    work = _cut(layout.layers, layout.offsets_bytes)
+    slot_gram = np.zeros((len(work.slot_layers), len(present) + 1))
+    slot_products = np.zeros((len(work.slot_layers), len(PRODUCTS)))
+    stored_array = np.array([addresses[index] for index in present], np.uint64)
+    path_array = np.array(path_addresses, np.uint64)
+
+    def run(piece: NDArray[np.int64]) -> None:
+        kernel.run_tasks(
+            piece,
+            work.blocks,
+            work.segments,
+            np.uint64(new_address),
+            stored_array,
+            path_array,
+            slot_gram,
+            slot_products,
+        )
+
+    pieces = _pieces(work.tasks, threads)
+    if threads == 1 or len(pieces) == 1:
+        for piece in pieces:
+            run(piece)
+    else:
+        with ThreadPoolExecutor(threads, "trajmon-gram") as pool:
+            list(pool.map(run, pieces))
+    gram = np.full((len(layout.layers), len(stored) + 1), np.nan)
+    gram[:, [*present, len(stored)]] = _total(slot_gram, work.slot_layers, len(layout.layers))
+    products = _total(slot_products, work.slot_layers, len(layout.layers))
+    status = mark_layers(gram, products, [snapshot is None for snapshot in stored], path)
+    return GramRow(gram, products, status)
+
+
+def compile_kernels() -> None:
+    """Compile the loops, or load them from numba's cache, so that the first checkpoint need not wait."""
+    dtypes: tuple[Dtype, ...] = ("float64", "float32", "bfloat16", "float16")
+    layers = tuple(Layer(dtype, (1,), dtype) for dtype in dtypes)
+    layout = Layout(layers, (Group(NETWORK, (0, 1, 2, 3)),))
+    snapshot = np.zeros(layout.nbytes, np.uint8)
+    gram_row(layout, snapshot, [snapshot], PathIndices(0, None, None))
+
+
+def mark_layers(
+    gram: NDArray[np.float64], products: NDArray[np.float64], missing: Sequence[bool], path: PathIndices
+) -> NDArray[np.uint8]:
+    """Put NaN, in place, where an entry does not exist or cannot be believed; say so by layer.
+
+    Guards against infinities that stand for overflow, and against a product that a missing or non-finite
+    snapshot went into. `gram`: [L, n]; `products`: [L, 4]; `missing`: [n-1]. Returns the status, [L].
+    """
+    gram[~np.isfinite(gram)] = np.nan
+    finite = ~np.isnan(gram[:, -1])
+    if not missing:
+        products[:, [_UPDATE_SQUARED, _UPDATE_DOT]] = np.nan
+    else:
+        takes_part: dict[int, tuple[int | None, ...]] = {
+            _UPDATE_SQUARED: (path.previous,),
+            _UPDATE_DOT: (path.previous, path.before_previous),
+            _DISPLACEMENT_SQUARED: (0,),
+            _DISPLACEMENT_DOT: (0, path.first),
+        }
+        if path.first is None:
+            products[:, _DISPLACEMENT_DOT] = products[:, _DISPLACEMENT_SQUARED]
+            takes_part[_DISPLACEMENT_DOT] = (0,)
+        for column, indices in takes_part.items():
+            known = np.full(len(gram), None not in indices)
+            for index in indices:
+                known &= True if index is None else ~np.isnan(gram[:, index])
+            # All that goes in is finite and the outcome is not: the differences overflow.
+            finite &= np.isfinite(products[:, column]) | ~known
+            products[~known, column] = np.nan
+    gram[~finite] = np.nan
+    products[~finite] = np.nan
+    usable = LayerStatus.SNAPSHOT_MISSING if any(missing) else LayerStatus.EXACT
+    return np.where(finite, usable, LayerStatus.NON_FINITE).astype(np.uint8)
+
+
+def _address(layout: Layout, snapshot: NDArray[np.uint8], what: str) -> int:
+    if snapshot.dtype != np.uint8 or snapshot.shape != (layout.nbytes,) or not snapshot.flags.c_contiguous:
+        raise SnapshotError(
+            f"{what} is {snapshot.dtype} {snapshot.shape}; the layout needs contiguous uint8 ({layout.nbytes},)"
+        )
+    address: int = snapshot.__array_interface__["data"][0]
+    if address % _ADDRESS_MULTIPLE:
+        raise SnapshotError(f"{what} starts at an address that is not a multiple of {_ADDRESS_MULTIPLE} bytes")
+    return address
+
+
+def _total(slots: NDArray[np.float64], slot_layers: NDArray[np.int64], num_layers: int) -> NDArray[np.float64]:
+    totals = np.zeros((num_layers, slots.shape[1]))
+    carry = np.zeros_like(totals)
+    kernel.add_slots(slots, slot_layers, totals, carry)
+    # A carry beside an infinite sum is NaN: both are marked alike.
+    summed: NDArray[np.float64] = totals + carry
+    return summed
+
+
+def _pieces(tasks: NDArray[np.int64], threads: int) -> list[NDArray[np.int64]]:
+    count = len(tasks) - 1
+    number = min(count, 1 if threads == 1 else threads * _PIECES_PER_THREAD)
+    cuts = [index * count // number for index in range(number + 1)] if number else []
+    return [tasks[a : b + 1] for a, b in zip(cuts, cuts[1:], strict=False)]
+
+
+@lru_cache(maxsize=4)
+def _cut(layers: tuple[Layer, ...], offsets_bytes: tuple[int, ...]) -> _Work:
+    segments: list[tuple[int, int, int, int, int]] = []
+    blocks, tasks, slot_layers = [0], [0], []
+    in_block = in_task = 0
+    for index, (layer, offset) in enumerate(zip(layers, offsets_bytes, strict=True)):
+        start, item_bytes = 0, layer.nbytes // max(layer.num_parameters, 1)
+        slot_task = -1
+        while start < layer.num_parameters:
+            if in_block == kernel.BLOCK:
+                blocks.append(len(segments))
+                in_block = 0
+                if in_task >= kernel.TASK:
+                    tasks.append(len(blocks) - 1)
+                    in_task = 0
+            if slot_task != len(tasks):
+                slot_task = len(tasks)
+                slot_layers.append(index)
+            count = min(kernel.BLOCK - in_block, layer.num_parameters - start)
+            code = kernel.CODES[layer.dtype]
+            segments.append((offset + start * item_bytes, count, code, len(slot_layers) - 1, in_block))
+            in_block += count
+            in_task += count
+            start += count
+    if in_block:
+        blocks.append(len(segments))
+    if len(blocks) - 1 > tasks[-1]:
+        tasks.append(len(blocks) - 1)
+    return _Work(
+        np.array(tasks, np.int64),
+        np.array(blocks, np.int64),
+        np.array(segments, np.int64).reshape(-1, 5),
+        np.array(slot_layers, np.int64),
+    )

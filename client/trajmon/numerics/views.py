@@ -1,0 +1,122 @@
+"""Declared views: a fused tensor recorded as its parts, e.g. Q, K and V of one attention weight."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from trajmon.numerics.errors import ViewError
+
+__all__ = ["View", "Part", "match_views", "split"]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    r"""Record matching parameters as equal parts along one axis.
+
+    The parts cover the tensor and do not overlap, so its Gram is the sum of theirs. Raises
+    :class:`ViewError` for a bad pattern, repeated or fewer than two names, and more than one -1.
+
+    >>> gpt2 = View(r"attn\.c_attn\.weight$", None, axis=1, names=("q", "k", "v"))
+    >>> [part.shape for part in split(gpt2, "h.0.attn.c_attn.weight", (768, 2304))]
+    [(768, 768), (768, 768), (768, 768)]
+    >>> neox = View(r"query_key_value\.weight$", (8, 3, 64, 512), axis=1, names=("q", "k", "v"))
+    >>> split(neox, "query_key_value.weight", (1536, 512))[0].shape
+    (8, 1, 64, 512)
+    """
+
+    pattern: str
+    """Regular expression, searched in the parameter's name."""
+    reshape: tuple[int, ...] | None
+    """Row-major shape before the split, one extent may be -1; None: the tensor's own shape."""
+    axis: int
+    """Axis of the split; negative counts from the end."""
+    names: tuple[str, ...]
+    """One for each part; the layer is named ``{parameter}.{name}``."""
+    _regex: re.Pattern[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "_regex", re.compile(self.pattern))
+        except re.error as error:
+            raise ViewError(f"view {self.pattern!r}: not a regular expression: {error}") from error
+        # Lists are what people write.
+        object.__setattr__(self, "names", tuple(self.names))
+        if self.reshape is not None:
+            object.__setattr__(self, "reshape", tuple(self.reshape))
+        if len(self.names) < 2 or len(set(self.names)) != len(self.names) or "" in self.names:
+            raise ViewError(
+                f"view {self.pattern!r}: names {self.names} must be two or more, distinct and not empty"
+            )
+        if self.reshape is not None and (
+            sum(extent == -1 for extent in self.reshape) > 1 or any(extent < -1 for extent in self.reshape)
+        ):
+            raise ViewError(
+                f"view {self.pattern!r}: reshape {self.reshape} may hold one -1 and no other negative extent"
+            )
+
+    def matches(self, parameter: str) -> bool:
+        """Whether the pattern occurs in the parameter's name."""
+        return self._regex.search(parameter) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a split tensor."""
+
+    name: str
+    """Of the layer."""
+    shape: tuple[int, ...]
+    """Of the layer."""
+    whole: tuple[int, ...]
+    """Shape of the whole tensor before the split."""
+    axis: int
+    """Axis of the split in `whole`, not negative."""
+    start: int
+    """First index of the part along `axis`."""
+
+
+def split(view: View, parameter: str, shape: tuple[int, ...]) -> tuple[Part, ...]:
+    """The parts of a parameter of this shape, in the order of the view's names.
+
+    Raises :class:`ViewError` if the tensor cannot be reshaped or divided so.
+    """
+    where = f"view {view.pattern!r} on {parameter!r} with shape {shape}"
+    whole = shape if view.reshape is None else _resolve(view.reshape, math.prod(shape), where)
+    if not -len(whole) <= view.axis < len(whole):
+        raise ViewError(f"{where}: axis {view.axis} is out of range for {len(whole)} axes of {whole}")
+    axis = view.axis % len(whole)
+    extent, remainder = divmod(whole[axis], len(view.names))
+    if remainder:
+        raise ViewError(
+            f"{where}: axis {axis} of {whole} does not divide into {len(view.names)} equal parts {view.names}"
+        )
+    part = (*whole[:axis], extent, *whole[axis + 1 :])
+    return tuple(
+        Part(f"{parameter}.{name}", part, whole, axis, index * extent) for index, name in enumerate(view.names)
+    )
+
+
+def match_views(views: Sequence[View], parameters: Sequence[str]) -> dict[str, View]:
+    """Which view takes which parameter. Raises :class:`ViewError` for an idle view and for two on one tensor."""
+    taken: dict[str, View] = {}
+    for view in views:
+        matching = [name for name in parameters if view.matches(name)]
+        if not matching:
+            raise ViewError(f"view {view.pattern!r} matches none of the {len(parameters)} parameters")
+        for name in matching:
+            if name in taken:
+                raise ViewError(f"views {taken[name].pattern!r} and {view.pattern!r} both match {name!r}")
+            taken[name] = view
+    return taken
+
+
+def _resolve(reshape: tuple[int, ...], numel: int, where: str) -> tuple[int, ...]:
+    known = math.prod(extent for extent in reshape if extent != -1)
+    if -1 in reshape and known and numel % known == 0:
+        reshape = tuple(numel // known if extent == -1 else extent for extent in reshape)
+    if -1 in reshape or math.prod(reshape) != numel:
+        raise ViewError(f"{where}: {numel} elements do not reshape to {reshape}")
+    return reshape

@@ -1,0 +1,230 @@
+"""`trajmon show`, `runs` and `hallmarks`: what a reader sees, and what a program reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pytest
+from click.testing import Result
+
+Trajmon = Callable[..., Result]
+
+
+def wide(columns: int) -> dict[str, str]:
+    return {"COLUMNS": str(columns)}
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 110, 160, 240])
+@pytest.mark.parametrize("run", ["five", "resnet20", "long", "holes", "undefined", "single", "frozen"])
+def test_show_fits_the_width(trajmon: Trajmon, run: str, width: int) -> None:
+    result = trajmon("show", run, env=wide(width))
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    assert max(map(len, result.output.splitlines())) <= width
+
+
+def test_show_says_state_advice_mean_and_axes(trajmon: Trajmon, served: Any) -> None:
+    output = trajmon("show", "resnet20", env=wide(80)).output
+    lines = output.splitlines()
+    assert lines[0] == "resnet20  running, 60 checkpoints, step 5900, 400 parameters"
+    assert (
+        "advice: explore at checkpoint 59: the forecast of the remaining displacement is 0.40, over 0.10"
+        in " ".join(output.split())
+    )
+    mean = served.runs["resnet20"].hallmarks()["mds"][-1]
+    assert f"trajectory map of network   MDS {mean:.4g}" in lines
+    assert any(line.startswith("cosine similarity 0.22 .:-=+*%#@ 1.00") for line in lines)
+    assert "undefined" not in output
+    assert any(line.split() == ["checkpoint"] for line in lines)
+    assert "update angle (degrees)" in output
+
+
+def test_dark_is_similar_and_pale_is_not(trajmon: Trajmon) -> None:
+    rows = [
+        line.partition("-")[2]
+        for line in trajmon("show", "five").output.splitlines()
+        if line[1:3] in ("0-", "4-")
+    ]
+    first, last = rows
+    assert (first[0], first[-1]) == ("@", ".")
+    assert (last[0], last[-1]) == (".", "@")
+
+
+def test_undefined_checkpoints_have_their_own_sign_and_are_counted(trajmon: Trajmon) -> None:
+    output = trajmon("show", "holes", env=wide(80)).output
+    assert "? undefined (3 of 60 checkpoints)" in output
+    undefined_rows = [line for line in output.splitlines() if line.count("?") >= 60]
+    # Checkpoints 17 and 18 fill the halves of two lines, 40 one half: no line is wholly undefined.
+    assert undefined_rows == []
+    assert any(line.count("?") >= 3 for line in output.splitlines())
+
+
+def test_nothing_defined(trajmon: Trajmon) -> None:
+    output = trajmon("show", "undefined").output
+    assert "MDS undefined" in output
+    assert "advice: unknown" in output
+    assert "? undefined (6 of 6 checkpoints)" in output
+
+
+def test_no_checkpoints(trajmon: Trajmon, tmp_path: Path) -> None:
+    out = tmp_path / "run.png"
+    shown = trajmon("show", "empty")
+    assert (shown.exit_code, shown.output.splitlines()[-1]) == (0, "no checkpoints yet")
+    written = trajmon("show", "empty", "--out", str(out))
+    assert written.exit_code == 1
+    assert written.stderr == f"Error: run empty has no checkpoints yet: nothing was written to {out}\n"
+    assert not out.exists()
+
+
+def test_one_checkpoint(trajmon: Trajmon) -> None:
+    output = trajmon("show", "single").output
+    assert "single  running, 1 checkpoints, step 0" in output
+    assert "MDS 1" in output
+    assert "update angle (degrees) undefined" in output
+
+
+def test_relative_map_is_named(trajmon: Trajmon, served: Any) -> None:
+    _, entries = served.runs["five"].relative_map(2)
+    output = trajmon("show", "five", "--relative-to", "2").output
+    assert f"relative MDS (about checkpoint 2) {entries.mean():.4g}" in output
+    assert "cosine similarity about checkpoint 2" in output
+
+
+def test_relative_to_out_of_range(trajmon: Trajmon) -> None:
+    result = trajmon("show", "five", "--relative-to", "9")
+    assert result.exit_code == 1
+    assert "relative_to: checkpoint 9 is not among those of the map (0 to 4)" in result.stderr
+
+
+def test_findings_are_shown_and_the_rest_counted(trajmon: Trajmon) -> None:
+    output = trajmon("show", "five").output
+    assert output.count("finding: checkpoint 4: checkpoints 3 and 4 hold identical bytes") == 5
+    assert "and 2 more findings" in output
+
+
+def shown_by_the_real_program(served: Any, home: Path, **settings: str) -> str:
+    """A fresh process: the renderer keeps the codes of the first colour system that it meets."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("COLORTERM", "NO_COLOR")}
+    environment = (
+        kept
+        | {"TRAJMON_SERVER": served.address, "TRAJMON_HOME": str(home), "TERM": "xterm-256color"}
+        | settings
+    )
+    program = Path(sys.executable).parent / "trajmon"
+    done = subprocess.run(
+        [str(program), "show", "five"], capture_output=True, env=environment, timeout=60, check=True
+    )
+    return done.stdout.decode(environment.get("PYTHONIOENCODING", "utf-8"))
+
+
+def test_truecolor(served: Any, home: Path) -> None:
+    output = shown_by_the_real_program(served, home, FORCE_COLOR="1", COLORTERM="truecolor")
+    # The diagonal is the darkest colour, the cosine of first and last the palest.
+    assert "\x1b[38;2;19;37;71;48;2;19;37;71m▀" in output
+    assert "\x1b[38;2;242;248;251;48;2;242;248;251m▀" in output
+
+
+def test_256_colours(served: Any, home: Path) -> None:
+    output = shown_by_the_real_program(served, home, FORCE_COLOR="1")
+    assert "\x1b[38;5;17;48;5;17m▀" in output
+    assert "38;2;" not in output
+
+
+def test_no_color_is_respected(served: Any, home: Path) -> None:
+    output = shown_by_the_real_program(served, home, FORCE_COLOR="1", COLORTERM="truecolor", NO_COLOR="1")
+    assert "▀" not in output
+    assert "38;" not in output
+    assert "@@@@" in output
+
+
+def test_a_terminal_without_unicode_gets_plain_signs(served: Any, home: Path) -> None:
+    output = shown_by_the_real_program(
+        served, home, FORCE_COLOR="1", COLORTERM="truecolor", PYTHONIOENCODING="ascii"
+    )
+    assert output.isascii()
+    assert "@@@@" in output
+    assert "*" in output
+
+
+def test_show_writes_the_figure_beside_the_picture(trajmon: Trajmon, tmp_path: Path) -> None:
+    out = tmp_path / "run.png"
+    result = trajmon("show", "holes", "--scale", "fitted", "--out", str(out))
+    assert result.exit_code == 0
+    assert result.output.endswith(f"wrote {out}\n")
+    assert matplotlib.image.imread(out).shape == (920, 2100, 4)
+
+
+def test_show_writes_png_only(trajmon: Trajmon) -> None:
+    result = trajmon("show", "five", "--out", "run.pdf")
+    assert result.exit_code == 2
+    assert "'run.pdf' does not end in .png; `trajmon export` writes other files" in result.stderr
+
+
+def test_show_json(trajmon: Trajmon, served: Any) -> None:
+    value = json.loads(trajmon("show", "five", "--json").output)
+    assert value["run"]["name"] == "five"
+    assert value["run"]["advice"]["evidence"] == {"forecast": 0.4, "undefined": None}
+    assert value["hallmarks"]["parameter_norm"] == served.runs["five"].hallmarks()["parameter_norm"][-1]
+    assert value["hallmarks"]["apex_angle_initialization_degrees"] is None
+    assert len(value["findings"]) == 7
+
+
+def test_hallmarks_json_holds_arrays_with_null_where_undefined(trajmon: Trajmon, served: Any) -> None:
+    value = json.loads(trajmon("hallmarks", "holes", "--json").output)
+    known = served.runs["holes"].hallmarks()
+    assert (value["run"], value["scope"]) == ("holes", "network")
+    assert value["checkpoint"] == list(range(60))
+    for name, array in known.items():
+        expected = [None if np.isnan(entry) else entry for entry in array.tolist()]
+        assert value[name] == expected
+    assert value["parameter_norm"][17] is None
+
+
+def test_hallmarks_table_shows_the_last_rows(trajmon: Trajmon, served: Any) -> None:
+    output = trajmon("hallmarks", "resnet20", "--rows", "3", env=wide(140)).output
+    rows = [line.split() for line in output.splitlines() if line.strip()[:2].isdigit()]
+    assert [row[:2] for row in rows] == [["57", "5700"], ["58", "5800"], ["59", "5900"]]
+    assert rows[-1][2] == f"{served.runs['resnet20'].hallmarks()['mds'][-1]:.4g}"
+    assert "the last 3 of 60 checkpoints; --rows shows more, --json everything" in output
+
+
+def test_hallmarks_of_an_empty_run(trajmon: Trajmon) -> None:
+    assert trajmon("hallmarks", "empty").output == "run empty has no checkpoints yet\n"
+    assert json.loads(trajmon("hallmarks", "empty", "--json").output)["mds"] == []
+
+
+def test_runs_lists_all_pages(trajmon: Trajmon, served: Any) -> None:
+    value = json.loads(trajmon("runs", "--json").output)
+    assert sorted(run["name"] for run in value) == sorted(served.runs)
+    by_name = {run["name"]: run for run in value}
+    assert by_name["undefined"]["mds"] is None
+    assert by_name["five"]["state"] == "running"
+    assert by_name["five"]["advice"]["state"] == "explore"
+    table = trajmon("runs", env=wide(120)).output
+    assert table.splitlines()[0].split() == [
+        "run",
+        "state",
+        "checkpoints",
+        "step",
+        "MDS",
+        "advice",
+        "last",
+        "seen",
+    ]
+    assert len(table.splitlines()) == 1 + len(served.runs)
+
+
+def test_names_from_the_server_cannot_steer_the_terminal(trajmon: Trajmon) -> None:
+    for arguments in (["runs"], ["show", "\x1b[31m[bold]evil[/bold]\nsecond line"]):
+        output = trajmon(*arguments).output
+        assert "\x1b" not in output
+        # The markup is shown, not obeyed.
+        assert "[31m[bold]evil[/bold] second line" in output
