@@ -17,7 +17,7 @@ __all__ = ["AgentProcess"]
 class _Child(subprocess.Popen[bytes]):
     """A child that is meant to outlive us: without the warning that it still runs."""
 
-    def __del__(self) -> None:  # type: ignore[override] # the parent's takes defaults that nobody passes
+    def __del__(self) -> None:
         """Leave it alone."""
 
 

@@ -6,10 +6,19 @@ import fcntl
 import json
 import os
 import struct
+import threading
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ProcessLock", "lock_holder", "read_json", "sync_directory", "write_all", "write_bytes", "write_json"]
+__all__ = [
+    "ProcessLock",
+    "lock_holder",
+    "read_json",
+    "sync_directory",
+    "write_all",
+    "write_bytes",
+    "write_json",
+]
 
 # struct flock of 64-bit Linux: type, whence, start, length, pid.
 _FLOCK = struct.Struct("hhqqi4x")
@@ -65,6 +74,8 @@ def sync_directory(path: Path) -> None:
 
 
 _held: set[str] = set()
+# Between two threads: a question about a lock must not close a descriptor of one that is just being taken.
+_guard = threading.Lock()
 
 
 class ProcessLock:
@@ -80,7 +91,10 @@ class ProcessLock:
 
     def acquire(self) -> bool:
         """Take the lock; False if somebody has it, this process included. Raises OSError."""
-        key = str(self._path)
+        with _guard:
+            return self._acquire(str(self._path))
+
+    def _acquire(self, key: str) -> bool:
         if key in _held:
             return False
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -98,14 +112,20 @@ class ProcessLock:
 
     def release(self) -> None:
         """Give the lock up; nothing happens if it is not held."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-            _held.discard(str(self._path))
+        with _guard:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1
+                _held.discard(str(self._path))
 
 
 def lock_holder(path: Path) -> int | None:
-    """Process id of whoever holds the lock on the file; None if nobody does."""
+    """Process id of whoever holds the lock on the file; None if nobody does. Raises OSError."""
+    with _guard:
+        return _holder(path)
+
+
+def _holder(path: Path) -> int | None:
     if str(path) in _held:
         return os.getpid()
     try:

@@ -94,7 +94,9 @@ class Metadata:
             return float(detach() if callable(detach) else value)  # type: ignore[arg-type] # float() decides
         except Exception as error:
             # Objects of users may raise anything here, and training must go on.
-            self._say_once(f"conversion {type(value).__name__}", f"{type(value).__name__} gave no number: {error}")
+            self._say_once(
+                f"conversion {type(value).__name__}", f"{type(value).__name__} gave no number: {error}"
+            )
             return None
 
     def _say_once(self, key: str, text: str) -> None:

@@ -75,7 +75,9 @@ class Session:
         self._owner = owner
         self._store = store
         self._slot = slot
-        self._slot_tensor = None if slot is None else torch.from_numpy(np.frombuffer(slot.data, dtype=np.uint8))
+        self._slot_tensor = (
+            None if slot is None else torch.from_numpy(np.frombuffer(slot.data, dtype=np.uint8))
+        )
         self._staging: Tensor | None = None
         self._agent = agent
         self._metadata = metadata
@@ -194,7 +196,7 @@ class Session:
         return self._store.write(
             header.checkpoint,
             lambda: replace(header, stall_seconds=time.perf_counter() - started),
-            memoryview(self._staging.numpy()),
+            self._staging.numpy().data,
             durable=False,
         )
 
@@ -221,10 +223,12 @@ class Session:
         self.note = replace(self.note, skipped=self.note.skipped + 1)
         self._note_is_told = False
         self._tell()
-        text = f"checkpoint at step {header.step} was skipped: {error or type(error).__name__}"
+        text = f"checkpoint at step {header.step} was skipped: {str(error) or type(error).__name__}"
         self._failed_in_a_row += 1
         if self._failed_in_a_row == 1:
-            log.warning("run %r: %s; training goes on, later checkpoints are tried again", self.run.name, text)
+            log.warning(
+                "run %r: %s; training goes on, later checkpoints are tried again", self.run.name, text
+            )
         return CheckpointSkippedError(text)
 
     def _stop(self, reason: str) -> RecordingStoppedError:

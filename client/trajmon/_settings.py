@@ -46,6 +46,8 @@ class AgentSettings:
     """How long to go on without an acknowledgement after training has ended."""
     spool_cap_bytes: int = 256 << 20
     """At this size no further rows are computed; the snapshots wait instead."""
+    until_drained: bool = False
+    """End once everything is handed in, even if training goes on."""
 
     @classmethod
     def from_environment(cls) -> AgentSettings:

@@ -134,9 +134,7 @@ def _open(
         # Again under the lock: another training may have been quicker.
         is_new = not _check_resume(run_dir, options, owned=True)
         run = _new_run(run_dir, options, plan.layout) if is_new else _old_run(run_dir, plan.layout)
-        store = SnapshotStore(
-            run_dir.snapshots, run.layout.fingerprint, run.layout.nbytes, writer="training"
-        )
+        store = SnapshotStore(run_dir.snapshots, run.layout.fingerprint, run.layout.nbytes, writer="training")
         store.remove_leftovers()
         slot = _slot(run_dir, run)
         start, attempt = _start(run_dir, store, slot, options)
@@ -163,13 +161,15 @@ def _open(
 
 
 def _check_options(options: _Options) -> None:
-    if not isinstance(options.run, str) or RUN_NAME.fullmatch(options.run) is None:
+    if RUN_NAME.fullmatch(options.run) is None:
         raise RunNameError(f"{options.run!r} is not a run name; use {RUN_NAME_RULE}")
     if options.resume not in get_args(Resume):
         raise RefusedError(f'resume={options.resume!r} is not one of "never", "allow", "must"')
     long = [tag for tag in options.tags if not 1 <= len(tag) <= LIMITS.tag_characters]
     if long or len(options.tags) > LIMITS.tags:
-        raise RunNameError(f"at most {LIMITS.tags} tags of 1 to {LIMITS.tag_characters} characters are allowed")
+        raise RunNameError(
+            f"at most {LIMITS.tags} tags of 1 to {LIMITS.tag_characters} characters are allowed"
+        )
     if options.threads < 1:
         raise RefusedError(f"agent_threads={options.threads} is not at least 1")
     if options.budget_bytes is not None and options.budget_bytes <= 0:
@@ -253,9 +253,7 @@ def _slot(run_dir: RunDir, run: RunDescription) -> Slot | None:
     return slot
 
 
-def _start(
-    run_dir: RunDir, store: SnapshotStore, slot: Slot | None, options: _Options
-) -> tuple[Start, int]:
+def _start(run_dir: RunDir, store: SnapshotStore, slot: Slot | None, options: _Options) -> tuple[Start, int]:
     """Where the next attempt starts, and its number."""
     # The slot before the store: an agent of the last attempt may be moving a checkpoint from one to the other.
     waiting = _slot_header(slot)
@@ -267,7 +265,9 @@ def _start(
     next_checkpoint = max([*numbers, run_dir.acked() - 1], default=-1) + 1
     path = path_to(next_checkpoint - 1, headers) if next_checkpoint else []
     earlier = RecorderNote.read(run_dir)
-    attempts = [header.attempt for header in headers.values()] + ([] if earlier is None else [earlier.attempt])
+    attempts = [header.attempt for header in headers.values()] + (
+        [] if earlier is None else [earlier.attempt]
+    )
     used_bytes = store.used_bytes()
     budget_bytes = options.budget_bytes
     if budget_bytes is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -65,7 +64,8 @@ class Answer:
     def from_json(cls, data: Mapping[str, Any]) -> Answer:
         """Raises ValueError, TypeError or KeyError for anything that an agent does not write."""
         word = data["advice"]
-        state = word["state"] if word["state"] in get_args(AdviceState) else "unknown"
+        states: tuple[AdviceState, ...] = get_args(AdviceState)
+        state = next((known for known in states if known == word["state"]), "unknown")
         advice = Advice(
             state=state,
             evidence={str(name): float(value) for name, value in word["evidence"].items()},
@@ -92,7 +92,7 @@ class AnswerReader:
     def read(self) -> Answer:
         """The latest answer; without a readable one, the empty answer with advice `unknown`."""
         try:
-            facts = os.stat(self._path)
+            facts = self._path.stat()
         except OSError:
             self._seen, self._answer = None, Answer()
             return self._answer

@@ -124,6 +124,14 @@ def test_learning_rates_may_be_absent(arrays: Arrays, written: Callable[[Arrays]
     assert len(list(replay(written({"gram": arrays["gram"], "names": arrays["names"]})))) == 6
 
 
+def test_a_learning_rate_belongs_to_the_update_that_it_led(
+    arrays: Arrays, written: Callable[[Arrays], Path]
+) -> None:
+    arrays["lr"] = np.array([0.1, 0.1, 0.1, 0.1, 0.2])
+    reasons = [entry["reason"] for entry in replay(written(arrays))]
+    assert [reason.startswith("The learning rate has risen") for reason in reasons] == [False] * 5 + [True]
+
+
 def asymmetric(arrays: Arrays) -> None:
     arrays["gram"][1, 2, 4] = 1e3
 

@@ -99,7 +99,10 @@ def print_map_and_curves(
                 line.append_text(right)
             console.print(line, no_wrap=True, crop=True)
         return
-    for line in (title, key, Text(), *picture):
+    console.print(title)
+    console.print(key)
+    console.print()
+    for line in picture:
         console.print(line, no_wrap=True, crop=True)
     console.print()
     columns = 2 if width >= 64 else 1

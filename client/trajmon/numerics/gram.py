@@ -116,7 +116,11 @@ def gram_row(
     present = [index for index, snapshot in enumerate(stored) if snapshot is not None]
     # What is missing on the path is stood in for by the new snapshot; the columns are marked afterwards.
     on_path = (path.previous, path.before_previous, 0, path.first)
-    path_addresses = [addresses[i] if i is not None and stored[i] is not None else new_address for i in on_path] if stored else []  # noqa: E501
+    path_addresses = (
+        [addresses[i] if i is not None and stored[i] is not None else new_address for i in on_path]
+        if stored
+        else []
+    )  # noqa: E501
     work = _cut(layout.layers, layout.offsets_bytes)
     slot_gram = np.zeros((len(work.slot_layers), len(present) + 1))
     slot_products = np.zeros((len(work.slot_layers), len(PRODUCTS)))
@@ -128,6 +132,7 @@ def gram_row(
             piece,
             work.blocks,
             work.segments,
+            np.empty(kernel.BLOCK),
             np.uint64(new_address),
             stored_array,
             path_array,
@@ -200,11 +205,15 @@ def _address(layout: Layout, snapshot: NDArray[np.uint8], what: str) -> int:
         )
     address: int = snapshot.__array_interface__["data"][0]
     if address % _ADDRESS_MULTIPLE:
-        raise SnapshotError(f"{what} starts at an address that is not a multiple of {_ADDRESS_MULTIPLE} bytes")
+        raise SnapshotError(
+            f"{what} starts at an address that is not a multiple of {_ADDRESS_MULTIPLE} bytes"
+        )
     return address
 
 
-def _total(slots: NDArray[np.float64], slot_layers: NDArray[np.int64], num_layers: int) -> NDArray[np.float64]:
+def _total(
+    slots: NDArray[np.float64], slot_layers: NDArray[np.int64], num_layers: int
+) -> NDArray[np.float64]:
     totals = np.zeros((num_layers, slots.shape[1]))
     carry = np.zeros_like(totals)
     kernel.add_slots(slots, slot_layers, totals, carry)

@@ -115,28 +115,29 @@ def _widen(x: NDArray[np.float64], address: np.uint64, like: Any) -> None:
 
 
 @_compiled(fastmath=_SUMS)
-def _dot(x: NDArray[np.float64], a: np.uint64, like: Any) -> float:
+def _dot(x: np.uint64, a: np.uint64, count: int, like: Any) -> float:
     total = 0.0
-    for start in range(0, len(x), RUN):
+    for start in range(0, count, RUN):
         s = 0.0
-        for i in range(start, min(start + RUN, len(x))):
-            s += x[i] * _load(a, i, like)
+        for i in range(start, min(start + RUN, count)):
+            s += _load(x, i, _F64) * _load(a, i, like)
         total += s
     return total
 
 
 @_compiled(fastmath=_SUMS)
 def _dot_four(
-    x: NDArray[np.float64], a: np.uint64, b: np.uint64, c: np.uint64, d: np.uint64, like: Any
+    x: np.uint64, a: np.uint64, b: np.uint64, c: np.uint64, d: np.uint64, count: int, like: Any
 ) -> tuple[float, float, float, float]:
     ta = tb = tc = td = 0.0
-    for start in range(0, len(x), RUN):
+    for start in range(0, count, RUN):
         sa = sb = sc = sd = 0.0
-        for i in range(start, min(start + RUN, len(x))):
-            sa += x[i] * _load(a, i, like)
-            sb += x[i] * _load(b, i, like)
-            sc += x[i] * _load(c, i, like)
-            sd += x[i] * _load(d, i, like)
+        for i in range(start, min(start + RUN, count)):
+            value = _load(x, i, _F64)
+            sa += value * _load(a, i, like)
+            sb += value * _load(b, i, like)
+            sc += value * _load(c, i, like)
+            sd += value * _load(d, i, like)
         ta += sa
         tb += sb
         tc += sc
@@ -146,20 +147,21 @@ def _dot_four(
 
 @_compiled(fastmath=_SUMS)
 def _difference_products(
-    x: NDArray[np.float64],
+    x: np.uint64,
     previous: np.uint64,
     before: np.uint64,
     origin: np.uint64,
     first: np.uint64,
+    count: int,
     like: Any,
 ) -> tuple[float, float, float, float]:
     """‖x−p‖², ⟨x−p, p−b⟩, ‖x−o‖², ⟨x−o, f−o⟩ of one segment."""
     t0 = t1 = t2 = t3 = 0.0
-    for start in range(0, len(x), RUN):
+    for start in range(0, count, RUN):
         s0 = s1 = s2 = s3 = 0.0
-        for i in range(start, min(start + RUN, len(x))):
-            p, o = _load(previous, i, like), _load(origin, i, like)
-            update, displacement = x[i] - p, x[i] - o
+        for i in range(start, min(start + RUN, count)):
+            value, p, o = _load(x, i, _F64), _load(previous, i, like), _load(origin, i, like)
+            update, displacement = value - p, value - o
             s0 += update * update
             s1 += update * (p - _load(before, i, like))
             s2 += displacement * displacement
@@ -173,7 +175,7 @@ def _difference_products(
 
 @_compiled(fastmath=_SUMS)
 def _segment_rows(
-    x: NDArray[np.float64], stored: NDArray[np.uint64], column: int, offset: np.uint64, like: Any, out: Any
+    x: np.uint64, stored: NDArray[np.uint64], column: int, offset: np.uint64, count: int, like: Any, out: Any
 ) -> None:
     """Add the segment's products with one to four stored snapshots, from `column` on."""
     if column + 4 <= len(stored):
@@ -183,6 +185,7 @@ def _segment_rows(
             stored[column + 1] + offset,
             stored[column + 2] + offset,
             stored[column + 3] + offset,
+            count,
             like,
         )
         out[column] += a
@@ -191,15 +194,15 @@ def _segment_rows(
         out[column + 3] += d
     else:
         for s in range(column, len(stored)):
-            out[s] += _dot(x, stored[s] + offset, like)
+            out[s] += _dot(x, stored[s] + offset, count, like)
 
 
 @_compiled(fastmath=_SUMS)
 def _segment_products(
-    x: NDArray[np.float64], path: NDArray[np.uint64], offset: np.uint64, like: Any, out: Any
+    x: np.uint64, path: NDArray[np.uint64], offset: np.uint64, count: int, like: Any, out: Any
 ) -> None:
     a, b, c, d = _difference_products(
-        x, path[0] + offset, path[1] + offset, path[2] + offset, path[3] + offset, like
+        x, path[0] + offset, path[1] + offset, path[2] + offset, path[3] + offset, count, like
     )
     out[0] += a
     out[1] += b
@@ -212,6 +215,7 @@ def run_tasks(
     tasks: NDArray[np.int64],
     blocks: NDArray[np.int64],
     segments: NDArray[np.int64],
+    buffer: NDArray[np.float64],
     new: np.uint64,
     stored: NDArray[np.uint64],
     path: NDArray[np.uint64],
@@ -221,11 +225,11 @@ def run_tasks(
     """Add the sums of consecutive tasks to their slots.
 
     `tasks`: [k+1], first block of each task; `blocks`: first segment of each block; `segments`: [S, 5], byte
-    offset, elements, dtype code, slot, place in the block. `new`, `stored` [m], `path` [4: previous, the one
+    offset, elements, dtype code, slot, place in the block. `buffer`: [BLOCK], scratch. `new`, `stored` [m], `path` [4: previous, the one
     before, origin, first; or 0: none]: addresses of snapshots. `gram`: [slots, m + 1], the last column for
     the new snapshot itself; `products`: [slots, 4]. Both must be zero at the start.
     """
-    buffer = np.empty(BLOCK, np.float64)
+    base = np.uint64(buffer.ctypes.data)
     for block in range(tasks[0], tasks[-1]):
         first, last = blocks[block], blocks[block + 1]
         for k in range(first, last):
@@ -240,40 +244,44 @@ def run_tasks(
                 _widen(x, at, _BF16)
             else:
                 _widen(x, at, _F16)
-            gram[slot, len(stored)] += _dot(x, np.uint64(x.ctypes.data), _F64)
+            start = base + np.uint64(8 * place)
+            gram[slot, len(stored)] += _dot(start, start, count, _F64)
         # Snapshots outside, segments inside: each snapshot is read in one piece per block, however small the layers.
         for column in range(0, len(stored), 4):
             for k in range(first, last):
                 offset, count, code = np.uint64(segments[k, 0]), segments[k, 1], segments[k, 2]
                 slot, place = segments[k, 3], segments[k, 4]
-                x = buffer[place : place + count]
+                x = base + np.uint64(8 * place)
                 if code == 0:
-                    _segment_rows(x, stored, column, offset, _F64, gram[slot])
+                    _segment_rows(x, stored, column, offset, count, _F64, gram[slot])
                 elif code == 1:
-                    _segment_rows(x, stored, column, offset, _F32, gram[slot])
+                    _segment_rows(x, stored, column, offset, count, _F32, gram[slot])
                 elif code == 2:
-                    _segment_rows(x, stored, column, offset, _BF16, gram[slot])
+                    _segment_rows(x, stored, column, offset, count, _BF16, gram[slot])
                 else:
-                    _segment_rows(x, stored, column, offset, _F16, gram[slot])
+                    _segment_rows(x, stored, column, offset, count, _F16, gram[slot])
         if len(path) == 0:
             continue
         for k in range(first, last):
             offset, count, code = np.uint64(segments[k, 0]), segments[k, 1], segments[k, 2]
             slot, place = segments[k, 3], segments[k, 4]
-            x = buffer[place : place + count]
+            x = base + np.uint64(8 * place)
             if code == 0:
-                _segment_products(x, path, offset, _F64, products[slot])
+                _segment_products(x, path, offset, count, _F64, products[slot])
             elif code == 1:
-                _segment_products(x, path, offset, _F32, products[slot])
+                _segment_products(x, path, offset, count, _F32, products[slot])
             elif code == 2:
-                _segment_products(x, path, offset, _BF16, products[slot])
+                _segment_products(x, path, offset, count, _BF16, products[slot])
             else:
-                _segment_products(x, path, offset, _F16, products[slot])
+                _segment_products(x, path, offset, count, _F16, products[slot])
 
 
 @_compiled()
 def add_slots(
-    slots: NDArray[np.float64], layers: NDArray[np.int64], totals: NDArray[np.float64], carry: NDArray[np.float64]
+    slots: NDArray[np.float64],
+    layers: NDArray[np.int64],
+    totals: NDArray[np.float64],
+    carry: NDArray[np.float64],
 ) -> None:
     """Add each slot's row to its layer's, in order, with Neumaier's compensation.
 

@@ -135,7 +135,8 @@ class Layout:
         """As a dict of JSON types; :meth:`from_json` reads it back."""
         return {
             "layers": [
-                {"name": layer.name, "shape": list(layer.shape), "dtype": layer.dtype} for layer in self.layers
+                {"name": layer.name, "shape": list(layer.shape), "dtype": layer.dtype}
+                for layer in self.layers
             ],
             "groups": [{"name": group.name, "layers": list(group.layers)} for group in self.groups],
             "fingerprint": self.fingerprint,
@@ -152,7 +153,9 @@ class Layout:
         root = _mapping(data, "layout")
         layers = tuple(
             Layer(
-                _text(entry, "name", where), _counts(entry, "shape", where), _dtype(_text(entry, "dtype", where))
+                _text(entry, "name", where),
+                _counts(entry, "shape", where),
+                _dtype(_text(entry, "dtype", where)),
             )
             for where, entry in _entries(root, "layers")
         )

@@ -95,7 +95,8 @@ def split(view: View, parameter: str, shape: tuple[int, ...]) -> tuple[Part, ...
         )
     part = (*whole[:axis], extent, *whole[axis + 1 :])
     return tuple(
-        Part(f"{parameter}.{name}", part, whole, axis, index * extent) for index, name in enumerate(view.names)
+        Part(f"{parameter}.{name}", part, whole, axis, index * extent)
+        for index, name in enumerate(view.names)
     )
 
 

@@ -97,13 +97,13 @@ def map_figure(picture: Picture) -> Figure:
 
 
 def overview_figure(picture: Picture, hallmarks: Mapping[str, NDArray[np.float64]]) -> Figure:
-    """The map beside four panels of curves, 10.5 x 4.6 inches.
+    """The map beside four panels of curves, 10.8 x 4.6 inches.
 
     `hallmarks` are [T'] each, `checkpoint` among them.
     """
     with rc_context(_STYLE):
-        figure = Figure(figsize=(10.5, 4.6), layout="constrained")
-        halves: Any = figure.subfigures(1, 2, width_ratios=(1.02, 1.0))
+        figure = Figure(figsize=(10.8, 4.6), layout="constrained")
+        halves: Any = figure.subfigures(1, 2, width_ratios=(1.08, 1.0))
         _draw_map(halves[0].add_subplot(), picture)
         axes = halves[1].subplots(2, 2, sharex=True)
         x = hallmarks["checkpoint"]

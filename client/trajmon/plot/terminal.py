@@ -89,7 +89,9 @@ def map_lines(
     margin = max((len(str(number)) for number in checkpoint), default=1) + 1
     rows = _half_blocks(picture.pixels, scale) if color else _shades(picture.pixels, scale)
     centres = (picture.edges[:-1] + picture.edges[1:]) / 2
-    labels = {int(centres[i]) // 2: str(checkpoint[i]) for i in ticks(len(checkpoint), max(2, k // 8))}
+    labels = {
+        int(centres[i]) // 2: str(checkpoint[i]) for i in ticks(len(checkpoint), int(np.clip(k // 4, 2, 8)))
+    }
     lines = []
     for index, row in enumerate(rows):
         label = labels.get(index, "")

@@ -33,8 +33,8 @@ class SnapshotStore:
 
     def numbers(self) -> list[int]:
         """Numbers of the checkpoints that have a file, ascending."""
-        names = (name.removesuffix(_SUFFIX) for name in os.listdir(self.folder) if name.endswith(_SUFFIX))
-        return sorted(int(name) for name in names if name.isdecimal())
+        stems = (file.stem for file in self.folder.iterdir() if file.suffix == _SUFFIX)
+        return sorted(int(stem) for stem in stems if stem.isdecimal())
 
     def used_bytes(self) -> int:
         """Size of all snapshots together."""

@@ -131,11 +131,11 @@ class Ingest:
             violations = validate_row(row, run.description, run.control.attempt)
             if violations:
                 raise InvalidRequest.from_violations(violations)
-            if checkpoint > run.next_checkpoint and checkpoint not in run.stored:
+            if checkpoint > run.num_checkpoints:
                 raise OutOfOrder(
                     "GAP",
-                    f"checkpoint {checkpoint} came, {run.next_checkpoint} is expected; send that first",
-                    details={"expected_checkpoint": str(run.next_checkpoint)},
+                    f"checkpoint {checkpoint} came, {run.num_checkpoints} is expected; send that first",
+                    details={"expected_checkpoint": str(run.num_checkpoints)},
                 )
             is_new = checkpoint not in run.stored
             if is_new:

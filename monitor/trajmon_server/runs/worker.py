@@ -132,14 +132,14 @@ class Worker:
                 row, meta = _lost(description, checkpoint, previous[checkpoint])
             else:
                 meta = read[checkpoint] = CheckpointMeta.from_row(row)
+                publish.append(PublishRow(row=row, attempt=meta.attempt))
+                held += row.gram.nbytes
             dropped = superseded_by(analysis.path, meta.previous)
             if dropped:
                 analysis = self._rewound(
                     description, analysis.path[: len(analysis.path) - len(dropped)], previous
                 )
             analysis = advance(analysis, row, meta, description.groups, self._policy)
-            publish.append(PublishRow(row=row, attempt=meta.attempt))
-            held += row.gram.nbytes
             checkpoint += 1
         self._publish(description, publish)
         return _Step(analysis, checkpoint, read)
@@ -191,7 +191,8 @@ def _lost(description: RunDescription, checkpoint: int, previous: int | None) ->
     )
     row = Row(
         header=header,
-        gram=np.full((num_layers, checkpoint + 1), np.nan),
+        # One NaN seen many times: a long gap costs no memory.
+        gram=np.broadcast_to(np.float64(np.nan), (num_layers, checkpoint + 1)),
         products=np.full((num_layers, len(PRODUCTS)), np.nan),
         status=np.full(num_layers, LayerStatus.SNAPSHOT_MISSING, dtype=np.uint8),
     )

@@ -60,15 +60,17 @@ class TempFolder:
 
     @contextlib.contextmanager
     def file(self, prefix: str = "") -> Iterator[tuple[int, Path]]:
-        """A new file, open for writing. It is gone afterwards, unless it was renamed."""
+        """A new file, open for writing, which the caller renames or removes. It is gone after an exception."""
         path = self.folder / f"{prefix}{os.getpid()}.{next(self._serial)}.{os.urandom(4).hex()}"
         fd = self._create(path)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield fd, path
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
         finally:
             os.close(fd)
-            path.unlink(missing_ok=True)
 
     def _create(self, path: Path) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL

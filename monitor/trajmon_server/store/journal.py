@@ -71,6 +71,7 @@ class LocalJournal:
                 write_all(fd, record)
                 self._sync_data(fd)
                 outcome = self._link(temporary, path, record, _name(run_id, checkpoint, part))
+                temporary.unlink()
             # Also for a duplicate: whoever linked it may have died before this.
             self._sync_folder(path.parent)
         return outcome

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from trajmon.plot.colors import UNDEFINED_RGB, Scale, choose_scale, colormap, to_rgb
 from trajmon.plot.curves import curve_lines
@@ -152,7 +153,8 @@ def test_gaps_stay_gaps() -> None:
 
 
 def texts(figure: Figure) -> list[str]:
-    return [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]  # type: ignore[attr-defined] # only artists with a text are found
+    # A set, because artists of a part of a figure are found twice.
+    return [artist.get_text() for artist in set(figure.findobj(Text))]
 
 
 def test_figure_says_what_it_shows() -> None:

@@ -159,7 +159,7 @@ def test_show_writes_the_figure_beside_the_picture(trajmon: Trajmon, tmp_path: P
     result = trajmon("show", "holes", "--scale", "fitted", "--out", str(out))
     assert result.exit_code == 0
     assert result.output.endswith(f"wrote {out}\n")
-    assert matplotlib.image.imread(out).shape == (920, 2100, 4)
+    assert matplotlib.image.imread(out).shape == (920, 2160, 4)
 
 
 def test_show_writes_png_only(trajmon: Trajmon) -> None:

@@ -44,6 +44,9 @@ def test_an_update_below_the_digits_of_the_gram_is_no_repetition(record: Record)
     trajectory = record(points)
     assert np.unique(trajectory.gram).tolist() == [1.0]
     assert integrity_findings(trajectory) == ()
+    # The update alone tells it as well, where the displacement is not known.
+    trajectory.displacement_squared[1] = np.nan
+    assert integrity_findings(trajectory) == ()
 
 
 def test_a_non_finite_checkpoint(record: Record, training: NDArray[np.float64]) -> None:

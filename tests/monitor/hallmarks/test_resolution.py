@@ -89,3 +89,19 @@ def test_lagged_cosines_follow_the_same_rule(record: Record, ratio: float) -> No
     first = lagged_update_cosines(record(points), 1)[2:]
     truth = np.sum(updates[1:] * updates[:-1], axis=1) / (lengths[1:] * lengths[:-1])
     np.testing.assert_allclose(first, truth.astype(np.float64), atol=1e-12)
+
+
+def test_products_out_of_a_gram_of_a_far_walk_are_exact(record: Record) -> None:
+    points = np.cumsum(np.random.default_rng(8).normal(size=(10, 40)), axis=0)
+    exact, derived = record(points), Trajectory.from_gram(points @ points.T)
+    for name in ("update_squared", "update_dot", "displacement_squared", "displacement_dot"):
+        np.testing.assert_allclose(
+            getattr(derived, name), getattr(exact, name), rtol=1e-11, atol=1e-11, err_msg=name
+        )
+
+
+def test_lengths_out_of_the_gram_need_more_than_exact_ones(record: Record) -> None:
+    # The start and orthogonal moves of 7.5e-6: between the two limits of the error model.
+    points = np.vstack([np.eye(5)[0], np.eye(5)[0] + 7.5e-6 * np.eye(5)[1:]])
+    assert np.isfinite(relative_trajectory_map(record(points), 0)).all()
+    assert np.isnan(relative_trajectory_map(record(points), 1)[0, 0])

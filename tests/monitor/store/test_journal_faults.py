@@ -219,3 +219,4 @@ def test_the_temporary_file_of_a_living_writer_is_left_alone(tmp_path: Path) -> 
         (tmp_path / "tmp" / "dead").write_bytes(b"half")
         LocalJournal(tmp_path)
         assert list((tmp_path / "tmp").iterdir()) == [path]
+        path.unlink()

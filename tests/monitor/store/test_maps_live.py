@@ -61,11 +61,14 @@ def test_a_live_reader_never_sees_an_error_or_a_wrong_value(
 def test_maps_are_read_while_rows_are_published(tmp_path: Path, shape: RunShape, make_row: RowMaker) -> None:
     store = MapStore(tmp_path, shape, keep_tail_seconds=0.0)
     store.publish([PublishRow(make_row(0), 1)])
-    publisher = threading.Thread(
-        target=lambda: [store.publish([PublishRow(make_row(number), 1)]) for number in range(1, 140)]
-    )
+
+    def publish_all() -> None:
+        for number in range(1, 140):
+            store.publish([PublishRow(make_row(number), 1)])
+
+    publisher = threading.Thread(target=publish_all)
     publisher.start()
-    lengths = set()
+    lengths: set[int] = set()
     while store.published() < 140:
         length = store.published()
         numbers = np.arange(length)

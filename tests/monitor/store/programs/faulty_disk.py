@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from trajmon_server.store.errors import JournalError
@@ -31,12 +32,13 @@ def main(folder: Path, record: bytes) -> None:
     (root / RUN_ID / "rows" / "00000000.0000.row").unlink()
     print(json.dumps({"case": "freed", "outcome": journal.append(RUN_ID, stored, 0, record)}))
     subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
-    for case, action in {
+    actions: dict[str, Callable[[], object]] = {
         "read-only row": lambda: journal.append(RUN_ID, 0, 0, record),
         "read-only file": lambda: journal.put_run_file(RUN_ID, "run.json", {}),
         "read-only run": lambda: journal.append("cd" * 16, 0, 0, record),
         "read-only open": lambda: LocalJournal(folder / "other"),
-    }.items():
+    }
+    for case, action in actions.items():
         try:
             action()
         except JournalError as error:

@@ -17,7 +17,10 @@ import xarray as xr
 
 def main(path: Path, num_layers: int, stop: int) -> None:
     warnings.simplefilter("error")
-    looks, lengths, flags, wrong = 0, set(), set(), []
+    looks = 0
+    lengths: set[int] = set()
+    flags: set[int] = set()
+    wrong: list[str] = []
     while max(lengths, default=0) < stop and len(wrong) < 5:
         with xr.open_zarr(path) as ds:
             gram = ds.gram.fillna(ds.gram_tail).values

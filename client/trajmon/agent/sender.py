@@ -1,0 +1,256 @@
+"""The sender: rows to the server in order, answers back."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+from dataclasses import replace
+
+import grpc
+
+from trajmon._files import lock_holder, write_json
+from trajmon._settings import AgentSettings, token
+from trajmon.agent.progress import Progress
+from trajmon.agent.spool import Spool
+from trajmon.agent.transport import Connection, Failure, Opened, classify, printable
+from trajmon.local_server import ensure_local_server
+from trajmon.rundir import RecorderNote, RunDescription, RunDir
+from trajmon_protos.record import decode, read_digest
+from trajmon_protos.v1 import ingest_pb2, types_pb2
+
+__all__ = ["Backoff", "Sender"]
+
+log = logging.getLogger("trajmon.agent")
+
+_SETTLE_POLL_SECONDS = 0.05
+
+
+class Backoff:
+    """Waits that grow until something succeeds: drawn evenly below a bound that doubles ("full jitter")."""
+
+    def __init__(self, first_seconds: float, last_seconds: float) -> None:
+        self._first = first_seconds
+        self._last = last_seconds
+        self._failures = 0
+
+    def next_seconds(self) -> float:
+        """How long to wait now."""
+        bound = min(self._last, self._first * 2.0 ** min(self._failures, 32))
+        self._failures += 1
+        # Never all the way to 0, or a run of small draws would be a busy loop.
+        return bound * random.uniform(0.1, 1.0)  # noqa: S311 # spreads load, guards nothing
+
+    def reset(self) -> None:
+        """Something succeeded."""
+        self._failures = 0
+
+
+class Sender(threading.Thread):
+    """One thread, one channel at a time. Ends when the progress says so."""
+
+    def __init__(
+        self, run: RunDescription, run_dir: RunDir, spool: Spool, progress: Progress, settings: AgentSettings
+    ) -> None:
+        # A daemon: a call that hangs in the network must not hold up the agent's end.
+        super().__init__(name="sender", daemon=True)
+        self._run_description = run
+        self._run_dir = run_dir
+        self._spool = spool
+        self._progress = progress
+        self._settings = settings
+        self._connection: Connection | None = None
+        self._opened: Opened | None = None
+        self._open_is_uncertain = False
+        self._backoff = Backoff(*settings.backoff_seconds)
+        self._next_report = 0.0
+        self._over_since: float | None = None
+        self._refused_attempt = 0
+
+    def run(self) -> None:
+        """Send until told to stop. No failure ends it."""
+        while not self._progress.stopping:
+            try:
+                self._step()
+            except grpc.RpcError as error:
+                self._failed(classify(error))
+            except Exception as error:
+                # A full disk, a server that breaks the contract: reported, and tried again.
+                log.exception("the sender failed")
+                self._failed(Failure("again", printable(f"{type(error).__name__}: {error}")))
+        if self._connection is not None:
+            self._connection.close()
+
+    def _step(self) -> None:
+        """Do the next thing that is due, or wait until one is."""
+        if self._progress.seen.training_over != (self._over_since is not None):
+            self._over_since = time.monotonic() if self._over_since is None else None
+            self._next_report = 0.0
+        note = RecorderNote.read(self._run_dir) or RecorderNote(attempt=1)
+        if self._progress.refused:
+            if note.attempt == self._refused_attempt:
+                self._progress.wait(self._settings.report_seconds)
+                return
+            # A training that resumes may have mended what was refused.
+            self._progress.refuse(False)
+            self._opened = None
+        connection = self._connect(note)
+        if connection is None:
+            return
+        if self._opened is None or self._opened.attempt < note.attempt:
+            self._open(connection, note)
+        elif (record := self._spool.get(self._progress.acked)) is not None:
+            self._push(connection, self._opened, record)
+        elif time.monotonic() >= self._next_report:
+            self._report(connection, self._opened, note)
+        else:
+            self._progress.wait(max(0.0, self._next_report - time.monotonic()))
+
+    def _connect(self, note: RecorderNote) -> Connection | None:
+        if self._connection is not None:
+            return self._connection
+        address = note.server or os.environ.get("TRAJMON_SERVER") or ensure_local_server(self._run_dir.home)
+        if address is None:
+            self._failed(
+                Failure(
+                    "again", "no server: none is named, none runs on this machine, and none could be started"
+                )
+            )
+            return None
+        self._connection = Connection(address, token(self._run_dir.home), self._settings.call_seconds)
+        self._progress.note(lambda known: replace(known, server=address))
+        return self._connection
+
+    def _open(self, connection: Connection, note: RecorderNote) -> None:
+        self._opened = None
+        try:
+            opened = connection.open_run(self._run_description, note.attempt)
+        except grpc.RpcError as error:
+            # The server may still carry it out, and fence off what is opened next.
+            self._open_is_uncertain = self._open_is_uncertain or classify(error).uncertain
+            raise
+        self._opened = opened
+        self._progress.advance(opened.next_checkpoint)
+        self._spool.drop_below(opened.next_checkpoint)
+        self._succeeded()
+        log.info(
+            "opened at %s: epoch %d, next %d", connection.address, opened.writer_epoch, opened.next_checkpoint
+        )
+
+    def _push(self, connection: Connection, opened: Opened, record: bytes) -> None:
+        checkpoint = decode(record).header.checkpoint
+        if opened.max_record_bytes and len(record) > opened.max_record_bytes:
+            text = (
+                f"the row of checkpoint {checkpoint} has {len(record)} bytes, the server takes "
+                f"{opened.max_record_bytes}; raise its limit max_record_bytes"
+            )
+            self._failed(Failure("refused", text))
+            return
+        receipt = connection.push(self._run_description.run_id, opened.writer_epoch, record)
+        if receipt.checkpoint != checkpoint or receipt.digest != read_digest(record):
+            raise ValueError(f"the server acknowledged something else than checkpoint {checkpoint}")
+        # First the number, then the file: killed in between, the row is sent twice and stored once.
+        self._progress.advance(receipt.next_checkpoint)
+        self._spool.drop_below(receipt.next_checkpoint)
+        self._succeeded()
+        if self._progress.acked not in self._spool:
+            self._next_report = 0.0
+
+    def _report(self, connection: Connection, opened: Opened, note: RecorderNote) -> None:
+        seen, acked = self._progress.seen, self._progress.acked
+        complete = seen.training_over and acked >= seen.recorded
+        phase, reason = self._phase(note, complete)
+        answer = connection.report(
+            ingest_pb2.ReportStatusRequest(
+                run_id=self._run_description.run_id,
+                writer_epoch=opened.writer_epoch,
+                phase=phase,
+                reason=reason,
+                checkpoints_recorded=seen.recorded,
+                checkpoints_skipped=note.skipped,
+                checkpoints_pending=max(0, seen.recorded - acked),
+                snapshot_bytes=seen.snapshot_bytes,
+                agent_restarts=note.agent_restarts,
+            )
+        )
+        self._keep(answer)
+        self._succeeded()
+        pause = self._settings.report_seconds
+        if complete:
+            # Hallmarks follow the acknowledgement: the last word is worth a moment's wait.
+            rests_on = answer.checkpoint + 1 if answer.HasField("checkpoint") else 0
+            waited = 0.0 if self._over_since is None else time.monotonic() - self._over_since
+            if rests_on >= seen.recorded or waited > self._settings.settle_seconds:
+                self._progress.settle()
+            else:
+                pause = _SETTLE_POLL_SECONDS
+        self._next_report = time.monotonic() + pause
+
+    def _phase(self, note: RecorderNote, complete: bool) -> tuple[ingest_pb2.RunPhase.ValueType, str]:
+        if complete and lock_holder(self._run_dir.owner_lock) is None:
+            if note.state == "finished":
+                return ingest_pb2.RUN_PHASE_FINISHED, note.reason
+            return ingest_pb2.RUN_PHASE_LOST, note.reason or "training disappeared without a word"
+        if note.state == "stopped":
+            return ingest_pb2.RUN_PHASE_STOPPED, note.reason
+        return ingest_pb2.RUN_PHASE_RUNNING, ""
+
+    def _keep(self, answer: ingest_pb2.ReportStatusResponse) -> None:
+        """Leave the answer where the recorder finds it."""
+        advice = answer.advice
+        state = types_pb2.AdviceState.Name(advice.state).removeprefix("ADVICE_STATE_").lower()
+        value = {
+            "received_unix_seconds": time.time(),
+            "advice": {
+                "state": "unknown" if state == "unspecified" else state,
+                "checkpoint": advice.checkpoint if answer.HasField("checkpoint") else None,
+                "evidence": dict(advice.evidence),
+                "reason": printable(advice.reason),
+                "policy": printable(advice.policy),
+            },
+            "hallmarks": {group.group: dict(group.values) for group in answer.hallmarks},
+            "checkpoint": answer.checkpoint if answer.HasField("checkpoint") else None,
+        }
+        write_json(self._run_dir.answer_file, value)
+
+    def _succeeded(self) -> None:
+        self._backoff.reset()
+        self._progress.note(lambda known: replace(known, state="working", problem=""))
+
+    def _failed(self, failure: Failure) -> None:
+        """Report a failure and wait as it asks for; the next step tries again."""
+        if failure.kind == "reopen" and failure.reason == "FENCED":
+            # A call of our own that arrived late may have done it. Anything else is another agent: leave it the run.
+            failure = failure if self._open_is_uncertain else replace(failure, kind="refused")
+            self._open_is_uncertain = False
+        if failure.kind == "refused":
+            self._refused_attempt = (RecorderNote.read(self._run_dir) or RecorderNote(attempt=1)).attempt
+            self._progress.note(lambda known: replace(known, state="refused", problem=failure.text))
+            self._progress.refuse(True)
+            log.error("refused for good: %s", failure.text)
+            return
+        if failure.kind == "reopen":
+            self._opened = None
+        self._progress.note(lambda known: replace(known, state="waiting", problem=failure.text))
+        if failure.kind in ("again", "later"):
+            self._reconnect_if_moved(failure)
+        seconds = self._backoff.next_seconds()
+        if failure.kind == "later":
+            seconds = max(seconds, self._settings.slow_retry_seconds)
+        if failure.retry_seconds is not None:
+            seconds = max(seconds, min(failure.retry_seconds, self._settings.backoff_seconds[1]))
+        log.warning("%s; trying again in %.1f s", failure.text, seconds)
+        self._progress.sleep(seconds)
+
+    def _reconnect_if_moved(self, failure: Failure) -> None:
+        """Drop the channel where a new one may do better: a new token, a local server at another port."""
+        connection = self._connection
+        if connection is None:
+            return
+        note = RecorderNote.read(self._run_dir)
+        is_local = not (note is not None and note.server) and not os.environ.get("TRAJMON_SERVER")
+        if failure.kind == "later" or is_local or connection.token != token(self._run_dir.home):
+            connection.close()
+            self._connection = None
