@@ -31,7 +31,7 @@ READ_SHARE = 0.6
 TORCH_TIMES = 8.0
 
 
-@njit(nogil=True, fastmath=True)  # type: ignore[untyped-decorator]  # numba ships no type information
+@njit(nogil=True, fastmath=True)
 def sum_of(values: NDArray[np.float32]) -> float:
     """Touch every element and do as little as possible with it."""
     total = np.float32(0)

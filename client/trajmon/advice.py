@@ -65,7 +65,9 @@ class Answer:
         """Raises ValueError, TypeError or KeyError for anything that an agent does not write."""
         word = data["advice"]
         states: tuple[AdviceState, ...] = get_args(AdviceState)
-        state = next((known for known in states if known == word["state"]), "unknown")
+        state: AdviceState = "unknown"
+        for known in states:
+            state = known if known == word["state"] else state
         advice = Advice(
             state=state,
             evidence={str(name): float(value) for name, value in word["evidence"].items()},

@@ -343,10 +343,12 @@ def _translate(error: grpc.RpcError, address: str, seconds: float) -> QueryError
                 f"server at {address} gave no answer in {seconds:.0f} s: look at its log, then try again"
             )
         case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED:
-            return NotAuthorisedError(
-                f"server at {address} refused the token: {text}; set TRAJMON_TOKEN, or point TRAJMON_HOME at "
-                "the folder whose `token` file the server reads"
+            mend = (
+                "set TRAJMON_TOKEN, or point TRAJMON_HOME at the folder whose `token` file the server reads"
             )
+            if "TRAJMON_TOKEN" not in text:
+                text = f"{text}; {mend}"
+            return NotAuthorisedError(f"server at {address} refused the token: {text}")
         case grpc.StatusCode.NOT_FOUND:
             return NotFoundError(text)
         case (

@@ -114,7 +114,12 @@ class Client:
     def __init__(self, address: str, token: str | None) -> None:
         self.channel = grpc.insecure_channel(
             address,
-            options=[("grpc.max_receive_message_length", 4 << 20), ("grpc.max_reconnect_backoff_ms", 500)],
+            options=[
+                ("grpc.max_receive_message_length", 4 << 20),
+                ("grpc.max_reconnect_backoff_ms", 500),
+                # A connection of its own, as another process would have.
+                ("grpc.use_local_subchannel_pool", 1),
+            ],
         )
         self.metadata: tuple[tuple[str, str | bytes], ...] = (
             (("authorization", f"Bearer {token}"),) if token is not None else ()

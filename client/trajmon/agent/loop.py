@@ -84,10 +84,10 @@ class Agent:
         try:
             drained = self._drain()
             computed = self._next_row()
-        except (OSError, MemoryError) as error:
-            # A full disk, most of all. Nothing is lost: what is in slot and store stays there.
+        except Exception as error:
+            # A full disk, most of all. Whatever it is, nothing is lost: slot and store keep what they have.
             problem = printable(f"the agent cannot work: {str(error) or type(error).__name__}")
-            log.warning("%s; trying again", problem)
+            log.warning("%s; trying again", problem, exc_info=not isinstance(error, OSError))
             self._progress.note(lambda known: replace(known, problem=problem))
             self._terminated.wait(_TROUBLE_SECONDS)
             return False

@@ -47,7 +47,7 @@ def print_header(console: Console, details: query_pb2.GetRunResponse) -> None:
     facts.append(f"{max(run.checkpoints - run.superseded, 0)} checkpoints{superseded}")
     if run.checkpoints:
         facts.append(f"step {run.last_step}")
-    if run.attempt:
+    if run.attempt > 1:
         facts.append(f"attempt {run.attempt}")
     if run.parameters:
         facts.append(f"{run.parameters:,} parameters")

@@ -13,7 +13,7 @@ __all__ = ["sync"]
 @click.command()
 @click.argument("run", required=False)
 def sync(run: str | None) -> None:
-    """Send the rows of RUN that wait on this machine to the server; without RUN, those of every run."""
+    """Hand in the checkpoints of RUN that wait on this machine; without RUN, those of every run."""
     known = list_run_dirs(home())
     chosen = [found for found in known if run in (None, found.name)]
     if run is not None and not chosen:
@@ -23,18 +23,24 @@ def sync(run: str | None) -> None:
         click.echo(f"no runs were recorded on this machine in {home()}: nothing to send")
         return
     from trajmon.agent.sync import sync as drain
+    from trajmon.errors import TrajmonError
 
     left = {}
     for found in chosen:
-        rows = drain(found)
-        click.echo(
-            f"{clean(found.name)}: "
-            + ("all rows are on the server" if not rows else f"{rows} rows still wait")
-        )
-        if rows:
-            left[found.name] = rows
+        try:
+            waiting = drain(found)
+        except TrajmonError as error:
+            raise Problem(str(error)) from error
+        except OSError as error:
+            raise Problem(
+                f"cannot work on {error.filename or found}: {error.strerror}; see `trajmon doctor`"
+            ) from error
+        state = f"{waiting} checkpoints still wait" if waiting else "all checkpoints are on the server"
+        click.echo(f"{clean(found.name)}: {state}")
+        if waiting:
+            left[found.name] = waiting
     if left:
         raise Problem(
-            f"{sum(left.values())} rows could not be sent ({', '.join(left)}): `trajmon doctor` says whether "
-            "the server answers; the rows stay here until they are sent"
+            f"{sum(left.values())} checkpoints could not be handed in ({', '.join(left)}): `trajmon doctor` says "
+            "whether the server answers; they stay on this machine until they are handed in"
         )

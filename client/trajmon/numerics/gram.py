@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,11 +117,9 @@ def gram_row(
     present = [index for index, snapshot in enumerate(stored) if snapshot is not None]
     # What is missing on the path is stood in for by the new snapshot; the columns are marked afterwards.
     on_path = (path.previous, path.before_previous, 0, path.first)
-    path_addresses = (
-        [addresses[i] if i is not None and stored[i] is not None else new_address for i in on_path]
-        if stored
-        else []
-    )  # noqa: E501
+    path_addresses = [
+        new_address if i is None or stored[i] is None else addresses[i] for i in on_path if len(stored) > 0
+    ]
     work = _cut(layout.layers, layout.offsets_bytes)
     slot_gram = np.zeros((len(work.slot_layers), len(present) + 1))
     slot_products = np.zeros((len(work.slot_layers), len(PRODUCTS)))
@@ -226,7 +225,7 @@ def _pieces(tasks: NDArray[np.int64], threads: int) -> list[NDArray[np.int64]]:
     count = len(tasks) - 1
     number = min(count, 1 if threads == 1 else threads * _PIECES_PER_THREAD)
     cuts = [index * count // number for index in range(number + 1)] if number else []
-    return [tasks[a : b + 1] for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [tasks[a : b + 1] for a, b in pairwise(cuts)]
 
 
 @lru_cache(maxsize=4)

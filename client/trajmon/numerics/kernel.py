@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]  # ships no type information
 from numba import njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
@@ -51,18 +51,17 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 def _compiled(**options: Any) -> Callable[[_F], _F]:
     def compile_lazily(function: _F) -> _F:
         try:
-            return cast(_F, njit(nogil=True, cache=True, **options)(function))
+            return cast("_F", njit(nogil=True, cache=True, **options)(function))
         except RuntimeError as error:
             # A read-only installation without a home: nowhere to keep compiled code, each process compiles.
             if "no locator available" not in str(error):
                 raise
-            return cast(_F, njit(nogil=True, **options)(function))
+            return cast("_F", njit(nogil=True, **options)(function))
 
     return compile_lazily
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba ships no type information
-def _load(_context: Any, address: Any, index: Any, like: Any) -> Any:
+def _emit_load(_context: Any, address: Any, index: Any, like: Any) -> Any:
     """Element `index` of the array at `address`, as float64; `like` tells the dtype."""
 
     def generate(_target: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
@@ -84,6 +83,9 @@ def _load(_context: Any, address: Any, index: Any, like: Any) -> Any:
         return builder.fpext(value, ir.DoubleType())
 
     return types.float64(types.uint64, types.int64, like), generate
+
+
+_load: Any = intrinsic(_emit_load)
 
 
 def _half_to_single(builder: ir.IRBuilder, half: Any) -> Any:
@@ -225,9 +227,9 @@ def run_tasks(
     """Add the sums of consecutive tasks to their slots.
 
     `tasks`: [k+1], first block of each task; `blocks`: first segment of each block; `segments`: [S, 5], byte
-    offset, elements, dtype code, slot, place in the block. `buffer`: [BLOCK], scratch. `new`, `stored` [m], `path` [4: previous, the one
-    before, origin, first; or 0: none]: addresses of snapshots. `gram`: [slots, m + 1], the last column for
-    the new snapshot itself; `products`: [slots, 4]. Both must be zero at the start.
+    offset, elements, dtype code, slot, place in the block. `buffer`: [BLOCK], scratch. `new`, `stored` [m],
+    `path` [4: previous, the one before, origin, first; or 0: none]: addresses of snapshots. `gram`:
+    [slots, m + 1], the last column for the new snapshot itself; `products`: [slots, 4]; zero at the start.
     """
     base = np.uint64(buffer.ctypes.data)
     for block in range(tasks[0], tasks[-1]):
@@ -251,29 +253,29 @@ def run_tasks(
             for k in range(first, last):
                 offset, count, code = np.uint64(segments[k, 0]), segments[k, 1], segments[k, 2]
                 slot, place = segments[k, 3], segments[k, 4]
-                x = base + np.uint64(8 * place)
+                start = base + np.uint64(8 * place)
                 if code == 0:
-                    _segment_rows(x, stored, column, offset, count, _F64, gram[slot])
+                    _segment_rows(start, stored, column, offset, count, _F64, gram[slot])
                 elif code == 1:
-                    _segment_rows(x, stored, column, offset, count, _F32, gram[slot])
+                    _segment_rows(start, stored, column, offset, count, _F32, gram[slot])
                 elif code == 2:
-                    _segment_rows(x, stored, column, offset, count, _BF16, gram[slot])
+                    _segment_rows(start, stored, column, offset, count, _BF16, gram[slot])
                 else:
-                    _segment_rows(x, stored, column, offset, count, _F16, gram[slot])
+                    _segment_rows(start, stored, column, offset, count, _F16, gram[slot])
         if len(path) == 0:
             continue
         for k in range(first, last):
             offset, count, code = np.uint64(segments[k, 0]), segments[k, 1], segments[k, 2]
             slot, place = segments[k, 3], segments[k, 4]
-            x = base + np.uint64(8 * place)
+            start = base + np.uint64(8 * place)
             if code == 0:
-                _segment_products(x, path, offset, count, _F64, products[slot])
+                _segment_products(start, path, offset, count, _F64, products[slot])
             elif code == 1:
-                _segment_products(x, path, offset, count, _F32, products[slot])
+                _segment_products(start, path, offset, count, _F32, products[slot])
             elif code == 2:
-                _segment_products(x, path, offset, count, _BF16, products[slot])
+                _segment_products(start, path, offset, count, _BF16, products[slot])
             else:
-                _segment_products(x, path, offset, count, _F16, products[slot])
+                _segment_products(start, path, offset, count, _F16, products[slot])
 
 
 @_compiled()

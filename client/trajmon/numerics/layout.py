@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final, Literal, get_args
 
 from trajmon.numerics.errors import LayoutError
@@ -76,7 +77,7 @@ class Group:
             raise LayoutError("a group has an empty name")
         if not self.layers:
             raise LayoutError(f"group {self.name!r} holds no layers")
-        if self.layers[0] < 0 or any(a >= b for a, b in zip(self.layers, self.layers[1:], strict=False)):
+        if self.layers[0] < 0 or any(a >= b for a, b in pairwise(self.layers)):
             raise LayoutError(f"layers of group {self.name!r} are not ascending positions from 0")
 
 

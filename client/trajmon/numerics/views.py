@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from trajmon.numerics.errors import ViewError
 
-__all__ = ["View", "Part", "match_views", "split"]
+__all__ = ["Part", "View", "match_views", "split"]
 
 
 @dataclass(frozen=True, slots=True)

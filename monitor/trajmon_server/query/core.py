@@ -177,9 +177,15 @@ class Query:
     async def _gram(
         self, run: Run, scope: Scope, index: int, numbers: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        return await self._run(
-            lambda: self._registry.maps(run.description).read_map(scope.kind, index, numbers)
-        )
+        def read() -> NDArray[np.float64]:
+            maps = self._registry.maps(run.description)
+            # Lost rows at the very end are published with the next row only.
+            shown = int(np.searchsorted(numbers, maps.published()))
+            gram = np.full((len(numbers), len(numbers)), np.nan)
+            gram[:shown, :shown] = maps.read_map(scope.kind, index, numbers[:shown])
+            return gram
+
+        return await self._run(read)
 
     def _products(
         self, run: Run, scope: Scope, index: int, numbers: NDArray[np.int64]

@@ -167,6 +167,30 @@ def test_sync_without_runs(trajmon: Trajmon, home: Path) -> None:
     )
 
 
+def test_sync_of_a_run_that_is_all_there(trajmon: Trajmon, home: Path) -> None:
+    path = make_run(home, "resnet", snapshots=2)
+    RunDir(path).acked_file.write_text('{"acked": 2}')
+    result = trajmon("sync", "resnet")
+    assert (result.exit_code, result.output) == (0, "resnet: all checkpoints are on the server\n")
+
+
+def test_sync_of_a_run_that_cannot_be_read(trajmon: Trajmon, home: Path) -> None:
+    path = make_run(home, "resnet", rows=1, snapshots=1)
+    result = trajmon("sync")
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: {path}/run.json cannot be read; restore it, or remove its folder\n"
+
+
+def test_sync_of_a_folder_that_is_no_run(trajmon: Trajmon, home: Path) -> None:
+    path = home / "client" / "other"
+    path.mkdir(parents=True)
+    result = trajmon("sync")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"Error: cannot work on {path}/snapshots: No such file or directory; see `trajmon doctor`\n"
+    )
+
+
 def test_sync_of_an_unknown_run(trajmon: Trajmon, home: Path) -> None:
     make_run(home, "resnet")
     result = trajmon("sync", "resnte")

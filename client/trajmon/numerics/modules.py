@@ -1,0 +1,131 @@
+"""The module tree without its wrappers: whose parameter is called what.
+
+Wrappers are recognised by their class and stepped over in the tree. A prefix is never cut from a name: a
+submodule that a user called ``module`` keeps its name.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from trajmon.numerics.errors import ModelError
+
+__all__ = ["Owned", "is_instance", "is_norm_module", "owned_parameters", "submodules", "unwrap"]
+
+# Module and name of a class, and the child that it wraps. A class whose module was never imported has no
+# instances, so that torch._dynamo and torch.distributed need not be imported to look for them.
+_WRAPPERS: Final = (
+    ("torch.nn.parallel.distributed", "DistributedDataParallel", "module"),
+    ("torch.nn.parallel.data_parallel", "DataParallel", "module"),
+    ("torch._dynamo.eval_frame", "OptimizedModule", "_orig_mod"),
+    (
+        "torch.distributed.algorithms._checkpoint.checkpoint_wrapper",
+        "ActivationWrapper",
+        "_checkpoint_wrapped_module",
+    ),
+    (
+        "torch.distributed.fsdp.fully_sharded_data_parallel",
+        "FullyShardedDataParallel",
+        "_fsdp_wrapped_module",
+    ),
+)
+_NORM_NAME: Final = re.compile(r"norm(?!al)", re.IGNORECASE)
+_NORM_CLASSES: Final = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_NEVER_NORM: Final = (nn.Embedding, nn.EmbeddingBag, nn.Linear, nn.modules.conv._ConvNd)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Owned:
+    """One place in the tree where a parameter is registered; a tied parameter has several."""
+
+    name: str
+    """Dotted path without wrappers."""
+    parameter: nn.Parameter
+    """As it is now."""
+    owners: tuple[nn.Module, ...]
+    """The modules from the root down to the one that registers it, without wrappers."""
+
+
+def is_instance(thing: object, module: str, name: str) -> bool:
+    """``isinstance`` without importing the class's module."""
+    known = getattr(sys.modules.get(module), name, None)
+    return isinstance(known, type) and isinstance(thing, known)
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """The module inside any nest of DDP, torch.compile, activation checkpointing and FSDP wrappers.
+
+    Raises :class:`ModelError` for a wrapper that shards.
+    """
+    while True:
+        _refuse_sharded(module)
+        for home, name, child in _WRAPPERS:
+            inner = module._modules.get(child)
+            if inner is not None and is_instance(module, home, name):
+                module = inner
+                break
+        else:
+            return module
+
+
+def submodules(
+    module: nn.Module, name: str = "", above: tuple[nn.Module, ...] = ()
+) -> Iterator[tuple[str, tuple[nn.Module, ...]]]:
+    """Path and modules from the root down, for every unwrapped module; parents first, in torch's own order.
+
+    A module that is registered twice comes twice.
+    """
+    module = unwrap(module)
+    owners = (*above, module)
+    yield name, owners
+    for child_name, child in module._modules.items():
+        if child is not None:
+            yield from submodules(child, f"{name}.{child_name}" if name else child_name, owners)
+
+
+def owned_parameters(model: nn.Module) -> Iterator[Owned]:
+    """Every place of every parameter, in the order of ``named_parameters``."""
+    for path, owners in submodules(model):
+        for name, parameter in owners[-1]._parameters.items():
+            if parameter is not None:
+                yield Owned(f"{path}.{name}" if path else name, parameter, owners)
+
+
+def is_norm_module(module: nn.Module) -> bool:
+    """Whether a module is a normalisation layer, by class or, for a model's own classes, by name and shape.
+
+    Torch's BatchNorm, InstanceNorm, LayerNorm, GroupNorm and RMSNorm; or a class with "norm" in its name (not
+    "normal") that holds parameters itself, all of at most one axis, and none in submodules.
+
+    >>> is_norm_module(nn.BatchNorm2d(3)), is_norm_module(nn.Linear(3, 3))
+    (True, False)
+    """
+    if isinstance(module, _NORM_CLASSES):
+        return True
+    if isinstance(module, _NEVER_NORM) or _NORM_NAME.search(type(module).__name__) is None:
+        return False
+    own: list[Any] = [parameter for parameter in module._parameters.values() if parameter is not None]
+    below = any(True for child in module.children() for _ in child.parameters())
+    uninitialised = torch.nn.parameter.UninitializedParameter
+    return (
+        bool(own)
+        and not below
+        and all(not isinstance(parameter, uninitialised) and parameter.dim() <= 1 for parameter in own)
+    )
+
+
+def _refuse_sharded(module: nn.Module) -> None:
+    advice = "sharded models cannot be recorded yet"
+    if is_instance(module, "torch.distributed.fsdp._fully_shard._fully_shard", "FSDPModule"):
+        raise ModelError(f"{type(module).__name__} was sharded with fully_shard; {advice}")
+    if is_instance(module, "torch.distributed.fsdp.fully_sharded_data_parallel", "FullyShardedDataParallel"):
+        strategy = getattr(getattr(module, "sharding_strategy", None), "name", "unknown")
+        if strategy != "NO_SHARD" or not getattr(module, "_use_orig_params", False):
+            raise ModelError(f"model is wrapped in FullyShardedDataParallel ({strategy}); {advice}")
