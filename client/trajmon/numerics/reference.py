@@ -17,7 +17,7 @@ from trajmon.numerics.gram import GramRow, PathIndices
 from trajmon.numerics.layout import Layer, Layout
 from trajmon_protos.record import LayerStatus
 
-__all__ = ["elements", "gram_row"]
+__all__ = ["elements", "gram_row", "pack"]
 
 _Elements = list[Fraction] | None
 """None: missing, or NaN or Inf among them."""
@@ -43,7 +43,12 @@ def gram_row(
         older = [None if snapshot is None else _exact(layer, offset, snapshot) for snapshot in stored]
         if any(snapshot is None for snapshot in stored):
             status[index] = LayerStatus.SNAPSHOT_MISSING
-        gram[index] = [_rounded(_dot(theta, other)) for other in [*older, theta]]
+        row = np.array([_rounded(_dot(theta, other)) for other in [*older, theta]])
+        gram[index] = np.where(np.isfinite(row), row, np.nan)
+        # A snapshot whose product with the new one is beyond float64 counts like one that is not finite.
+        older = [
+            other if math.isfinite(entry) else None for other, entry in zip(older, row[:-1], strict=True)
+        ]
         products[index], overflow = _products(theta, older, path)
         if not math.isfinite(gram[index, -1]) or overflow:
             status[index] = LayerStatus.NON_FINITE
@@ -60,6 +65,27 @@ def elements(layer: Layer, offset_bytes: int, snapshot: NDArray[np.uint8]) -> li
         return [float(value) for value in data.view("<f4")]
     exponent_bits, mantissa_bits = (5, 10) if layer.dtype == "float16" else (8, 7)
     return [_decoded(int(bits), exponent_bits, mantissa_bits) for bits in data.view("<u2")]
+
+
+def pack(layout: Layout, values: Sequence[Sequence[float]]) -> NDArray[np.uint8]:
+    """A snapshot that holds these elements, one sequence a layer, each rounded to its layer's dtype.
+
+    >>> from trajmon.numerics.layout import Group
+    >>> layer = Layer("w", (2,), "bfloat16")
+    >>> elements(layer, 0, pack(Layout((layer,), (Group("network", (0,)),)), [[1.0, -2.5]]))
+    [1.0, -2.5]
+    """
+    snapshot = np.zeros(layout.nbytes, np.uint8)
+    for layer, offset, numbers in zip(layout.layers, layout.offsets_bytes, values, strict=True):
+        data = snapshot[offset : offset + layer.nbytes]
+        if layer.dtype != "bfloat16":
+            data.view(layer.dtype)[:] = numbers
+            continue
+        words = np.array(numbers, np.float32).view(np.uint32).astype(np.uint64)
+        # To nearest, ties to even; a NaN must not be rounded into Inf.
+        rounded = (words + 0x7FFF + (words >> 16 & 1)) >> 16
+        data.view(np.uint16)[:] = np.where(np.isnan(numbers), 0x7FC0, rounded)
+    return snapshot
 
 
 def _decoded(bits: int, exponent_bits: int, mantissa_bits: int) -> float:
@@ -119,4 +145,4 @@ def _rounded(value: Fraction | None) -> float:
     try:
         return value.numerator / value.denominator
     except OverflowError:
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf

@@ -183,5 +183,10 @@ def _draw_curves(
     if not shown:
         axis.text(0.5, 0.5, "undefined", transform=axis.transAxes, ha="center", va="center", color="#5b6672")
         axis.set_yticks([])
-    elif len(curves) > 1:
+    elif len(curves) == 2:
         axis.legend(loc="best", handlelength=1.2, borderaxespad=0.2)
+    elif len(curves) > 2:
+        # No corner is sure to be free: a row of its own above the curves.
+        low, high = axis.get_ylim()
+        axis.set_ylim(low, high + 0.2 * (high - low))
+        axis.legend(loc="upper left", ncols=len(curves), handlelength=1.0, columnspacing=0.8, borderaxespad=0.1)
