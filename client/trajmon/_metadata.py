@@ -22,10 +22,11 @@ class Metadata:
 
     def step(self, given: object, otherwise: int) -> int:
         """The given step as an integer, `otherwise` if there is none that fits into 64 bits."""
+        if given is None:
+            return otherwise
         number = self._number(given)
         if number is None or not -(2.0**63) <= number < 2.0**63:
-            if given is not None:
-                self._say_once("step", f"step {given!r} is not a 64-bit integer; {otherwise} was used")
+            self._say_once("step", f"step {given!r} is not a 64-bit integer; {otherwise} was used")
             return otherwise
         return given if isinstance(given, int) else int(number)
 

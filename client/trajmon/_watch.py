@@ -34,7 +34,7 @@ from trajmon.numerics.model import plan_model
 from trajmon.numerics.views import View
 from trajmon.rundir import RecorderNote, RunDescription, RunDir
 from trajmon.snapshots.format import SnapshotHeader
-from trajmon.snapshots.slot import Slot, SlotState
+from trajmon.snapshots.slot import Slot, SlotState, remove_forgotten
 from trajmon.snapshots.store import SnapshotStore, path_to
 from trajmon_protos.names import RUN_NAME, RUN_NAME_RULE
 
@@ -246,6 +246,7 @@ def _slot(run_dir: RunDir, run: RunDescription) -> Slot | None:
     """The slot of an earlier attempt, or a new one. Only called by the owner: nobody else writes to it."""
     slot = Slot.find(run_dir.slot_file, run.layout.nbytes)
     if slot is None:
+        remove_forgotten()
         return Slot.create(run_dir.slot_file, run.run_id, run.layout.nbytes) if run.layout.nbytes else None
     if slot.state == SlotState.WRITING:
         # Half a copy of a training that was killed.

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import fcntl
 import json
+import math
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,16 +28,18 @@ from grpc_reflection.v1alpha import reflection
 from trajmon_protos.v1 import ingest_pb2, ingest_pb2_grpc, query_pb2, query_pb2_grpc
 from trajmon_server.auth import Authenticator, load_or_create_token
 from trajmon_server.config import Address, Settings, parse_address
-from trajmon_server.errors import ConfigError
+from trajmon_server.errors import ConfigError, reason_of
 from trajmon_server.export.prometheus import Exporter
 from trajmon_server.ingest.service import Ingest
 from trajmon_server.query.core import Query
 from trajmon_server.rpc.gate import Gate
 from trajmon_server.rpc.ingest_servicer import IngestServicer
 from trajmon_server.rpc.query_servicer import QueryServicer
+from trajmon_server.rpc.readiness import Readiness
 from trajmon_server.runs.registry import Registry
 from trajmon_server.runs.worker import Worker
 from trajmon_server.signals.remaining_displacement import RemainingDisplacementPolicy
+from trajmon_server.store.errors import StoreError
 from trajmon_server.store.journal import LocalJournal
 from trajmon_server.web.app import make_app
 
@@ -49,6 +53,9 @@ GRPC_OPTIONS = (
     ("grpc.max_concurrent_streams", 64),
     ("grpc.server_handshake_timeout_ms", 5_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
+    # A watcher that vanished without a word, or is frozen, gives its place back.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
     # Two servers on one port would share the calls between them.
     ("grpc.so_reuseport", 0),
 )
@@ -66,20 +73,33 @@ class Serving:
 
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then stop gracefully."""
-    stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    task, is_serving = asyncio.current_task(), False
+
+    def end() -> None:
+        if not is_serving and not stop.is_set() and task is not None:
+            task.cancel()  # there is nothing yet that could wait for the event
+        stop.set()
+
     for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop.set)
-    async with serving(settings) as where:
-        log.info(
-            "serving",
-            grpc=where.grpc,
-            http=where.http,
-            metrics=where.metrics,
-            data_dir=str(settings.data_dir),
-        )
-        await stop.wait()
-        log.info("stopping", grace_seconds=settings.stop_grace_seconds)
+        loop.add_signal_handler(name, end)
+    try:
+        async with serving(settings) as where:
+            is_serving = True
+            log.info(
+                "serving",
+                grpc=where.grpc,
+                http=where.http,
+                metrics=where.metrics,
+                data_dir=str(settings.data_dir),
+            )
+            await stop.wait()
+            log.info("stopping", grace_seconds=settings.stop_grace_seconds)
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
+        log.info("stopped before serving")
 
 
 @contextlib.asynccontextmanager
@@ -99,23 +119,32 @@ async def serving(settings: Settings) -> AsyncIterator[Serving]:
     token = load_or_create_token(settings.token_file)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(_only_server(settings.data_dir))
-        # Journal writes wait for the disk and must not wait behind computations.
-        writers = ThreadPoolExecutor(32, thread_name_prefix="journal")
-        workers = ThreadPoolExecutor(settings.worker_threads, thread_name_prefix="work")
-        stack.callback(writers.shutdown)
-        stack.callback(workers.shutdown)
-        journal = LocalJournal(settings.data_dir / "journal")
+        # Journal writes wait for the disk and must not wait behind computations, nor answers behind a restart's work.
+        writers = _threads(stack, 32, "journal")
+        workers = _threads(stack, settings.worker_threads, "work")
+        readers = _threads(stack, settings.worker_threads, "read")
+        journal = _open_journal(settings.data_dir)
+        readiness = Readiness(lambda: journal.broken)
+        # Before the recovery, which may take its time: whoever supervises the server sees that it lives.
+        http = await stack.enter_async_context(
+            _http(addresses["http"], readiness.problem, settings.stop_grace_seconds)
+        )
         policy = RemainingDisplacementPolicy()
         registry = Registry(journal, settings.data_dir / "maps", policy, settings.stale_after_seconds)
-        exporter = Exporter(registry, settings.limits.max_exported_series, settings.finished_export_seconds)
+        exporter = Exporter(
+            registry,
+            settings.limits.max_exported_series,
+            settings.finished_export_seconds,
+            lambda: not journal.broken,
+        )
         worker = Worker(registry, journal, policy, workers)
         registry.on_wake(worker.wake)
-        await asyncio.get_running_loop().run_in_executor(workers, registry.recover)
+        await _recover(registry, workers)
 
         exporter.start(addresses["metrics"])
         stack.callback(exporter.stop)
         ingest = Ingest(journal, registry, settings.limits, writers, settings.data_dir, exporter.observe_row)
-        query = Query(registry, journal, settings.limits, workers)
+        query = Query(registry, journal, settings.limits, readers)
         gate = Gate(Authenticator(token, settings.tokens), exporter.observe_call)
         server = grpc.aio.server(
             interceptors=[gate],
@@ -125,7 +154,7 @@ async def serving(settings: Settings) -> AsyncIterator[Serving]:
         health = health_aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         ingest_pb2_grpc.add_IngestServiceServicer_to_server(IngestServicer(ingest, settings.limits), server)
-        query_pb2_grpc.add_QueryServiceServicer_to_server(QueryServicer(query), server)
+        query_pb2_grpc.add_QueryServiceServicer_to_server(QueryServicer(query, settings.limits), server)
         services = [
             ingest_pb2.DESCRIPTOR.services_by_name["IngestService"].full_name,
             query_pb2.DESCRIPTOR.services_by_name["QueryService"].full_name,
@@ -133,19 +162,18 @@ async def serving(settings: Settings) -> AsyncIterator[Serving]:
         if settings.reflection:
             reflection.enable_server_reflection((*services, reflection.SERVICE_NAME), server)
         grpc_address = addresses["grpc"]
-        try:
-            port = server.add_insecure_port(str(grpc_address))
-        except RuntimeError as error:
-            raise ConfigError(f"gRPC address {grpc_address} is in use; give another with --grpc") from error
+        port = _listen(server, grpc_address)
         await server.start()
         stack.push_async_callback(worker.stop)
+        stack.push_async_callback(ingest.drain)
         stack.push_async_callback(server.stop, settings.stop_grace_seconds)
         stack.push_async_callback(health.enter_graceful_shutdown)
         for service in ("", *services):
             await health.set(service, health_pb2.HealthCheckResponse.SERVING)
-        for run in registry.runs():
-            worker.wake(run)
-        http = await stack.enter_async_context(_http(addresses["http"], journal))
+        # Whose rows came last is most likely looked at first.
+        recovered = sorted(registry.runs(), key=lambda run: -run.last_row_unix_seconds)
+        worker.catch_up(recovered, settings.worker_threads)
+        stack.enter_context(readiness.watched(health, ("", services[0])))
         where = Serving(
             grpc=f"{_host(grpc_address.host)}:{port}",
             http=http,
@@ -169,7 +197,7 @@ def _only_server(data_dir: Path) -> Iterator[None]:
         descriptor = os.open(data_dir / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise ConfigError(
-            f"data directory {data_dir}: {error.strerror}; give another with --data-dir"
+            f"data directory {data_dir}: {reason_of(error)}; give another with --data-dir"
         ) from error
     with os.fdopen(descriptor, "r+") as file:
         try:
@@ -178,25 +206,75 @@ def _only_server(data_dir: Path) -> Iterator[None]:
             raise ConfigError(
                 f"data directory {data_dir} is in use by another server (pid {file.read().strip() or 'unknown'})"
             ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        except OSError as error:
+            raise ConfigError(
+                f"data directory {data_dir}: {reason_of(error)}; free space on this disk, or give another with "
+                "--data-dir"
+            ) from error
         yield
 
 
+def _threads(stack: contextlib.AsyncExitStack, count: int, name: str) -> ThreadPoolExecutor:
+    executor = ThreadPoolExecutor(count, thread_name_prefix=name)
+    stack.callback(executor.shutdown)
+    return executor
+
+
+def _open_journal(data_dir: Path) -> LocalJournal:
+    try:
+        return LocalJournal(data_dir / "journal")
+    except StoreError as error:
+        raise ConfigError(f"data directory {data_dir}: {error}") from error
+
+
+async def _recover(registry: Registry, executor: Executor) -> None:
+    """Recover in a thread; stop early if the server is to stop."""
+    stopping = threading.Event()
+    recovery = asyncio.get_running_loop().run_in_executor(executor, registry.recover, stopping.is_set)
+    try:
+        await asyncio.shield(recovery)
+    except asyncio.CancelledError:
+        stopping.set()
+        await recovery
+        raise
+
+
+def _listen(server: grpc.aio.Server, address: Address) -> int:
+    """Bind the gRPC port; returns it."""
+    try:
+        # gRPC itself does not say what is wrong.
+        socket.create_server(
+            (address.host, address.port), family=socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        ).close()
+        return server.add_insecure_port(str(address))
+    except (OSError, RuntimeError) as error:
+        why = reason_of(error) if isinstance(error, OSError) else str(error)
+        raise ConfigError(f"gRPC address {address}: {why}; give another with --grpc") from error
+
+
 @contextlib.asynccontextmanager
-async def _http(address: Address, journal: LocalJournal) -> AsyncIterator[str]:
+async def _http(
+    address: Address, why_not_ready: Callable[[], str], stop_seconds: float
+) -> AsyncIterator[str]:
     """Serve HTTP on the same loop; yields where."""
     try:
         listener = socket.create_server((address.host, address.port), reuse_port=False)
     except OSError as error:
-        raise ConfigError(
-            f"HTTP address {address}: {os.strerror(error.errno or 0)}; give another with --http"
-        ) from error
-    app = make_app(
-        lambda: not journal.broken, version("trajmon"), ["127.0.0.1", "localhost", "[::1]", address.host]
+        raise ConfigError(f"HTTP address {address}: {reason_of(error)}; give another with --http") from error
+    app = make_app(why_not_ready, version("trajmon"), ["127.0.0.1", "localhost", "[::1]", address.host])
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        limit_concurrency=256,
+        # A caller that never takes its answer must not hold up the stop.
+        timeout_graceful_shutdown=math.ceil(stop_seconds),
     )
-    server = _Uvicorn(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
+    server = _Uvicorn(config)
     task = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
     try:
         yield f"{_host(address.host)}:{listener.getsockname()[1]}"
@@ -220,8 +298,13 @@ def _announced(path: Path, where: Serving) -> Iterator[None]:
     """Tell local clients where the server listens."""
     addresses = {"grpc": where.grpc, "http": where.http, "metrics": where.metrics, "pid": os.getpid()}
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(json.dumps(addresses))
-    fresh.replace(path)
+    try:
+        fresh.write_text(json.dumps(addresses))
+        fresh.replace(path)
+    except OSError as error:
+        raise ConfigError(
+            f"announce file {path}: {reason_of(error)}; give another with announce_file"
+        ) from error
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from trajmon_server.config import TokenEntry
-from trajmon_server.errors import ConfigError
+from trajmon_server.errors import ConfigError, reason_of
 
 __all__ = ["LOCAL_TEAM", "Authenticator", "Principal", "load_or_create_token"]
 
@@ -57,24 +57,33 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
+def _create_token(path: Path) -> None:
+    # Not named by the process id alone: in a container that is the same after every crash.
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(32) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        # A link fails if the name exists: the first of two servers wins, the other reads its token.
+        with contextlib.suppress(FileExistsError):
+            os.link(fresh, path)
+    finally:
+        fresh.unlink()
+
+
 def load_or_create_token(path: Path) -> str:
     """Read the token file, or create one (mode 0600) with a fresh token. Safe against a second server starting."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
         if not path.exists():
-            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(secrets.token_urlsafe(32) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            # A link fails if the name exists: the first of two servers wins, the other reads its token.
-            with contextlib.suppress(FileExistsError):
-                os.link(fresh, path)
-            fresh.unlink()
+            _create_token(path)
         token = path.read_text().strip()
     except OSError as error:
-        raise ConfigError(f"token file {path}: {error.strerror}; give another with --token-file") from error
+        raise ConfigError(f"token file {path}: {reason_of(error)}; give another with --token-file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"token file {path} is not text; delete it to get a fresh one") from error
     if len(token) < 16:
         raise ConfigError(
             f"token file {path} holds no token of at least 16 characters; delete it to get a fresh one"

@@ -16,10 +16,11 @@ from pydantic_settings import (
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
-from trajmon_server.errors import ConfigError
+from trajmon_server.errors import ConfigError, reason_of
 
 __all__ = ["Address", "Limits", "Settings", "TokenEntry", "load_settings", "parse_address"]
 
@@ -155,8 +156,12 @@ def load_settings(config: Path | None, overrides: dict[str, Any], home: Path) ->
         raise ConfigError(f"configuration file {config} does not exist")
     try:
         return FromFile(**overrides)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration file {config} is not valid TOML: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"configuration file {config}: {reason_of(error)}") from error
+    except SettingsError as error:
+        raise ConfigError(f"wrong settings: {error}; lists and tables are given as JSON") from error
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"

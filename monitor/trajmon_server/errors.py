@@ -12,6 +12,8 @@ ConfigError                  the server cannot start with this configuration
 
 from __future__ import annotations
 
+import os
+import socket
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -25,6 +27,7 @@ __all__ = [
     "ServiceError",
     "Unavailable",
     "Violation",
+    "reason_of",
 ]
 
 
@@ -102,3 +105,15 @@ class Unavailable(ServiceError):
 
 class ConfigError(Exception):
     """The server cannot start with this configuration; the message says what to change."""
+
+
+def reason_of(error: OSError) -> str:
+    """What the system says, without the paths and numbers around it.
+
+    >>> import errno
+    >>> reason_of(OSError(errno.ENOSPC, "/some/file"))
+    'No space left on device'
+    """
+    if isinstance(error, socket.gaierror) or error.errno is None:
+        return error.strerror or str(error)
+    return os.strerror(error.errno)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -118,7 +119,8 @@ class CheckpointMeta:
             time_unix_seconds=info.time_unix_seconds,
             learning_rate=info.learning_rate if info.HasField("learning_rate") else None,
             stall_seconds=info.stall_seconds,
-            metrics=dict(info.metrics),
+            # The same few names in every checkpoint: kept once.
+            metrics={sys.intern(name): value for name, value in info.metrics.items()},
             non_finite_layers=non_finite_layers,
         )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.conftest import wait_until
+from client.recording import names, wait_until  # noqa: TID251 # tests/client, on the path of the tests
 from trajmon._files import ProcessLock, lock_holder, read_json, write_bytes, write_json
 
 HOLDER = """
@@ -28,7 +28,7 @@ def test_a_json_file_is_replaced_whole(tmp_path: Path) -> None:
     write_json(file, {"value": float("nan")})
     write_json(file, {"value": 2}, durable=True)
     assert read_json(file) == {"value": 2}
-    assert os.listdir(tmp_path) == ["a.json"]
+    assert names(tmp_path) == ["a.json"]
     assert file.stat().st_mode & 0o777 == 0o600
 
 
@@ -43,7 +43,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(IsADirectoryError):
         write_bytes(tmp_path / "folder", b"data", durable=False)
-    assert os.listdir(tmp_path) == ["folder"]
+    assert names(tmp_path) == ["folder"]
 
 
 def test_a_lock_is_held_by_one_process_and_ends_with_it(tmp_path: Path) -> None:

@@ -17,11 +17,9 @@ from trajmon_protos import record
 from trajmon_protos.v1 import ingest_pb2
 
 
-def stored_rows(server: ServerProcess) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(server.data_dir)): path.read_bytes()
-        for path in sorted(server.data_dir.rglob("*.row"))
-    }
+def stored_rows(server: ServerProcess, run: SyntheticRun) -> dict[str, bytes]:
+    folder = server.data_dir / "journal" / run.run_id
+    return {path.name: path.read_bytes() for path in sorted(folder.rglob("*.row"))}
 
 
 def test_rows_are_stored_as_they_came(server: ServerProcess, client: Client) -> None:
@@ -32,7 +30,7 @@ def test_rows_are_stored_as_they_came(server: ServerProcess, client: Client) -> 
         receipt = push(client, run, epoch, data)
         assert (receipt.checkpoint, receipt.duplicate, receipt.next_checkpoint) == (number, False, number + 1)
         assert receipt.digest == record.read_digest(data)
-    assert list(stored_rows(server).values()) == records
+    assert list(stored_rows(server, run).values()) == records
 
 
 def test_same_record_again_is_acknowledged_again_and_stored_once(
@@ -44,7 +42,7 @@ def test_same_record_again_is_acknowledged_again_and_stored_once(
     receipt = push(client, run, epoch, run.record(0))
     assert receipt.duplicate
     assert receipt.next_checkpoint == 1
-    assert len(stored_rows(server)) == 1
+    assert len(stored_rows(server, run)) == 1
 
 
 def test_other_record_for_a_stored_checkpoint_is_refused(server: ServerProcess, client: Client) -> None:
@@ -52,28 +50,28 @@ def test_other_record_for_a_stored_checkpoint_is_refused(server: ServerProcess, 
     other.parameters = other.parameters + 1.0
     epoch = open_run(client, run).writer_epoch
     push(client, run, epoch, run.record(0))
-    before = stored_rows(server)
+    before = stored_rows(server, run)
     refused(
         grpc.StatusCode.ALREADY_EXISTS,
         "ROW_CONFLICT",
         "the stored row was kept",
         lambda: push(client, run, epoch, other.record(0)),
     )
-    assert stored_rows(server) == before
+    assert stored_rows(server, run) == before
 
 
 def test_a_gap_is_refused_and_says_what_is_expected(server: ServerProcess, client: Client) -> None:
     run = SyntheticRun("gap")
     epoch = open_run(client, run).writer_epoch
     push(client, run, epoch, run.record(0))
-    before = stored_rows(server)
+    before = stored_rows(server, run)
     refused(
         grpc.StatusCode.FAILED_PRECONDITION,
         "GAP",
         "checkpoint 3 came, 1 is expected; send that first",
         lambda: push(client, run, epoch, run.record(3)),
     )
-    assert stored_rows(server) == before
+    assert stored_rows(server, run) == before
 
 
 def test_an_older_writer_is_fenced_off(server: ServerProcess, client: Client) -> None:
@@ -87,7 +85,7 @@ def test_an_older_writer_is_fenced_off(server: ServerProcess, client: Client) ->
         f"writer epoch {old} of run 'fenced' is over, {new} is current",
         lambda: push(client, run, old, run.record(0)),
     )
-    assert stored_rows(server) == {}
+    assert stored_rows(server, run) == {}
     push(client, run, new, run.record(0))
 
 
@@ -160,7 +158,7 @@ def test_a_wrong_record_names_what_is_wrong(
     run = SyntheticRun("bad")
     epoch = open_run(client, run).writer_epoch
     push(client, run, epoch, run.record(0))
-    before = stored_rows(server)
+    before = stored_rows(server, run)
     error = refused(
         grpc.StatusCode.INVALID_ARGUMENT,
         None,
@@ -172,7 +170,7 @@ def test_a_wrong_record_names_what_is_wrong(
     assert status is not None
     assert any(detail.Unpack(violations) for detail in status.details)
     assert field in [violation.field for violation in violations.field_violations]
-    assert stored_rows(server) == before
+    assert stored_rows(server, run) == before
     assert push(client, run, epoch, run.record(1)).next_checkpoint == 2
 
 
@@ -181,7 +179,7 @@ def test_unknown_run_is_not_found(server: ServerProcess, client: Client) -> None
     refused(
         grpc.StatusCode.NOT_FOUND, "NO_SUCH_RUN", "open it first", lambda: push(client, run, 1, run.record(0))
     )
-    assert stored_rows(server) == {}
+    assert stored_rows(server, run) == {}
 
 
 @pytest.mark.parametrize(
@@ -208,13 +206,14 @@ def test_a_wrong_open_request_names_what_is_wrong(
 ) -> None:  # type: ignore[no-untyped-def] # parametrised
     request = SyntheticRun("open").open_request()
     change(request)
+    before = sorted((server.data_dir / "journal").glob("*/run.json"))
     refused(
         grpc.StatusCode.INVALID_ARGUMENT,
         "INVALID_REQUEST",
         text,
         lambda: client.ingest.OpenRun(request, metadata=client.metadata, timeout=20),
     )
-    assert not list((server.data_dir / "journal").glob("*/run.json"))
+    assert sorted((server.data_dir / "journal").glob("*/run.json")) == before
 
 
 def test_another_model_under_the_same_name_is_refused_with_both_fingerprints(client: Client) -> None:
@@ -252,7 +251,7 @@ def test_an_oversized_message_is_refused_and_others_go_on(server: ServerProcess,
         "larger than max",
         lambda: push(client, run, epoch, b"\x00" * (2 << 20)),
     )
-    assert stored_rows(server) == {}
+    assert stored_rows(server, run) == {}
     push(client, run, epoch, run.record(0))
 
 
@@ -271,7 +270,7 @@ def test_a_large_record_comes_in_pieces(server: ServerProcess, client: Client) -
     data = run.record(0)
     response = client.ingest.PushRowStream(_stream(run, epoch, data), metadata=client.metadata, timeout=20)
     assert response.receipt.digest == record.read_digest(data)
-    assert list(stored_rows(server).values()) == [data]
+    assert list(stored_rows(server, run).values()) == [data]
 
 
 @pytest.mark.parametrize(
@@ -295,7 +294,7 @@ def test_a_broken_stream_leaves_nothing(
             _stream(run, epoch, run.record(0), announced), metadata=client.metadata, timeout=20
         ),
     )
-    assert stored_rows(server) == {}
+    assert stored_rows(server, run) == {}
 
 
 def test_a_stream_without_header_is_refused(server: ServerProcess, client: Client) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,19 @@ def values(text: str, name: str) -> dict[str, float]:
     """Samples of a metric by their label text."""
     found = re.findall(rf"^{name}(\{{[^}}]*\}})? (\S+)$", text, re.MULTILINE)
     return {labels: float(value) for labels, value in found}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    started = ServerProcess(tmp_path / "home").start()
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def client(server: ServerProcess) -> Iterator[Client]:
+    with Client(server.addresses["grpc"], server.token) as connected:
+        yield connected
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 
 __all__ = ["BLOCK", "CODES", "TASK", "add_slots", "run_tasks"]
 
-BLOCK: Final = 4096
-"""Elements of a block: 32 KiB as float64."""
+BLOCK: Final = 8192
+"""Elements of a block: 64 KiB as float64."""
 RUN: Final = 1024
 """Elements after which the lanes of a vector are added up, so that none sums too long."""
 TASK: Final = 1 << 17
@@ -43,7 +43,7 @@ _BF16: Final = np.uint16(0)
 _F16: Final = np.int16(0)
 
 # Sums may be reordered and fused. NaN and Inf must stay what they are: no "nnan", no "ninf".
-_SUMS: Final = {"reassoc", "contract", "nsz"}
+_SUMS: Final = {"reassoc", "contract", "nsz", "nnan", "ninf"}
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

@@ -202,10 +202,12 @@ def _refuse_without_data(name: str, parameter: nn.Parameter) -> None:
     """Raise unless all elements are here, in this process, as themselves."""
     if isinstance(parameter, torch.nn.parameter.UninitializedParameter):
         raise ModelError(f"layer {name!r} is not initialised yet: run one forward pass before recording")
-    sharded = (
-        is_instance(parameter, "torch.distributed.tensor", "DTensor")
-        or is_instance(parameter, "torch.distributed._shard.sharded_tensor.api", "ShardedTensor")
-        or hasattr(parameter, "ds_id")
+    sharded = "ds_id" in parameter.__dict__ or (
+        type(parameter) is not nn.Parameter
+        and (
+            is_instance(parameter, "torch.distributed.tensor", "DTensor")
+            or is_instance(parameter, "torch.distributed._shard.sharded_tensor.api", "ShardedTensor")
+        )
     )
     if sharded:
         raise ModelError(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -35,6 +34,8 @@ _WRAPPERS: Final = (
         "FullyShardedDataParallel",
         "_fsdp_wrapped_module",
     ),
+    # Wraps nothing, it changes the module's class; listed because it shards.
+    ("torch.distributed.fsdp._fully_shard._fully_shard", "FSDPModule", ""),
 )
 _NORM_NAME: Final = re.compile(r"norm(?!al)", re.IGNORECASE)
 _NORM_CLASSES: Final = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -64,38 +65,27 @@ def unwrap(module: nn.Module) -> nn.Module:
 
     Raises :class:`ModelError` for a wrapper that shards.
     """
-    while True:
-        _refuse_sharded(module)
-        for home, name, child in _WRAPPERS:
-            inner = module._modules.get(child)
-            if inner is not None and is_instance(module, home, name):
-                module = inner
-                break
-        else:
-            return module
+    return _unwrapped(module, _known_wrappers())
 
 
-def submodules(
-    module: nn.Module, name: str = "", above: tuple[nn.Module, ...] = ()
-) -> Iterator[tuple[str, tuple[nn.Module, ...]]]:
+def submodules(model: nn.Module) -> list[tuple[str, tuple[nn.Module, ...]]]:
     """Path and modules from the root down, for every unwrapped module; parents first, in torch's own order.
 
     A module that is registered twice comes twice.
     """
-    module = unwrap(module)
-    owners = (*above, module)
-    yield name, owners
-    for child_name, child in module._modules.items():
-        if child is not None:
-            yield from submodules(child, f"{name}.{child_name}" if name else child_name, owners)
+    found: list[tuple[str, tuple[nn.Module, ...]]] = []
+    _descend(model, "", (), _known_wrappers(), found)
+    return found
 
 
-def owned_parameters(model: nn.Module) -> Iterator[Owned]:
+def owned_parameters(model: nn.Module) -> list[Owned]:
     """Every place of every parameter, in the order of ``named_parameters``."""
-    for path, owners in submodules(model):
-        for name, parameter in owners[-1]._parameters.items():
-            if parameter is not None:
-                yield Owned(f"{path}.{name}" if path else name, parameter, owners)
+    return [
+        Owned(f"{path}.{name}" if path else name, parameter, owners)
+        for path, owners in submodules(model)
+        for name, parameter in owners[-1]._parameters.items()
+        if parameter is not None
+    ]
 
 
 def is_norm_module(module: nn.Module) -> bool:
@@ -119,6 +109,43 @@ def is_norm_module(module: nn.Module) -> bool:
         and not below
         and all(not isinstance(parameter, uninitialised) and parameter.dim() <= 1 for parameter in own)
     )
+
+
+_Wrappers = tuple[tuple[type, str], ...]
+
+
+def _known_wrappers() -> _Wrappers:
+    """Class and child of each wrapper that may have instances; looked up once a walk, a walk holds up training."""
+    loaded = ((getattr(sys.modules.get(home), name, None), child) for home, name, child in _WRAPPERS)
+    return tuple((known, child) for known, child in loaded if isinstance(known, type))
+
+
+def _descend(
+    module: nn.Module,
+    name: str,
+    above: tuple[nn.Module, ...],
+    wrappers: _Wrappers,
+    found: list[tuple[str, tuple[nn.Module, ...]]],
+) -> None:
+    module = _unwrapped(module, wrappers)
+    owners = (*above, module)
+    found.append((name, owners))
+    for child_name, child in module._modules.items():
+        if child is not None:
+            _descend(child, f"{name}.{child_name}" if name else child_name, owners, wrappers, found)
+
+
+def _unwrapped(module: nn.Module, wrappers: _Wrappers) -> nn.Module:
+    while True:
+        for known, child in wrappers:
+            if isinstance(module, known):
+                _refuse_sharded(module)
+                inner = module._modules.get(child)
+                if inner is not None:
+                    module = inner
+                    break
+        else:
+            return module
 
 
 def _refuse_sharded(module: nn.Module) -> None:

@@ -67,7 +67,7 @@ def elements(layer: Layer, offset_bytes: int, snapshot: NDArray[np.uint8]) -> li
     return [_decoded(int(bits), exponent_bits, mantissa_bits) for bits in data.view("<u2")]
 
 
-def pack(layout: Layout, values: Sequence[Sequence[float]]) -> NDArray[np.uint8]:
+def pack(layout: Layout, values: Sequence[Sequence[float] | NDArray[np.float64]]) -> NDArray[np.uint8]:
     """A snapshot that holds these elements, one sequence a layer, each rounded to its layer's dtype.
 
     >>> from trajmon.numerics.layout import Group

@@ -10,6 +10,8 @@ bytes          type      meaning
 8..12          uint32    state: 0 free, 1 being written, 2 full
 12..16         uint32    H, length of the header
 16..24         uint64    N, length of the data
+24..28         uint32    P, length of the pointer's path
+28..28+P       bytes     path of the file that names this slot, UTF-8; at most 4000 bytes
 4096..4096+H   bytes     header of the snapshot, see format.py
 65536..+N      bytes     the parameters, as in a snapshot file
 =============  ========  ======================================================================
@@ -33,7 +35,7 @@ from trajmon._files import read_json, write_json
 from trajmon.errors import SnapshotError
 from trajmon.snapshots.format import SnapshotHeader
 
-__all__ = ["SHARED_MEMORY", "Slot", "SlotState"]
+__all__ = ["SHARED_MEMORY", "Slot", "SlotState", "remove_forgotten"]
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 # a slot belongs in memory; its name and mode guard it
 
@@ -42,6 +44,7 @@ _FIXED = struct.Struct("<8sIIQ")
 _STATE_AT = 8
 _HEADER_AT = 4096
 _DATA_AT = 65536
+_MAX_POINTER_BYTES = 4000
 
 
 class SlotState(IntEnum):
@@ -75,14 +78,19 @@ class Slot:
         """
         if not _has_room(folder, data_bytes):
             return None
-        path = folder / f"trajmon-{os.geteuid()}-{run_id}.slot"
+        path = folder / f"{_prefix()}{run_id}.slot"
+        name = os.fsencode(pointer)
+        if len(name) > _MAX_POINTER_BYTES:
+            return None
+        # The pointer first: a slot without one counts as forgotten.
+        write_json(pointer, {"path": str(path), "data_bytes": data_bytes})
         path.unlink(missing_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(descriptor, 0, _DATA_AT + data_bytes)
-            os.pwrite(descriptor, _FIXED.pack(MAGIC, SlotState.FREE, 0, data_bytes), 0)
+            fixed = _FIXED.pack(MAGIC, SlotState.FREE, 0, data_bytes)
+            os.pwrite(descriptor, fixed + struct.pack("<I", len(name)) + name, 0)
             slot = cls(path, descriptor, data_bytes)
-            write_json(pointer, {"path": str(path), "data_bytes": data_bytes})
         except OSError as error:
             os.close(descriptor)
             path.unlink(missing_ok=True)
@@ -152,6 +160,25 @@ class Slot:
         """Remove the slot; nobody needs it any more."""
         self.path.unlink(missing_ok=True)
         pointer.unlink(missing_ok=True)
+
+
+def remove_forgotten(folder: Path = SHARED_MEMORY) -> None:
+    """Remove our slots whose run's folder is gone: nobody else would, and they take memory."""
+    for path in folder.glob(f"{_prefix()}*.slot"):
+        try:
+            with path.open("rb") as file:
+                start = file.read(_FIXED.size + 4 + _MAX_POINTER_BYTES)
+            (length,) = struct.unpack_from("<I", start, _FIXED.size)
+            pointer = Path(os.fsdecode(start[_FIXED.size + 4 :][:length]))
+            if length and start[:8] == MAGIC and not pointer.exists():
+                path.unlink(missing_ok=True)
+        except (OSError, struct.error):
+            # Being made, or being removed, by somebody else at this moment.
+            continue
+
+
+def _prefix() -> str:
+    return f"trajmon-{os.geteuid()}-"
 
 
 def _has_room(folder: Path, data_bytes: int) -> bool:

@@ -7,17 +7,17 @@ Prometheus marks its series stale. The number of series is capped; what was left
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from trajmon_server.auth import LOCAL_TEAM
 from trajmon_server.config import Address
-from trajmon_server.errors import ConfigError
+from trajmon_server.errors import ConfigError, reason_of
 from trajmon_server.runs.registry import Registry
 from trajmon_server.runs.run import Run
 from trajmon_server.signals.base import AdviceState
@@ -83,7 +83,7 @@ class RunCollector(Collector):
         shown = [
             run
             for run in self._registry.runs()
-            if run.is_active or now - run.ended_unix_seconds < self._finished_seconds
+            if run.is_active or now - run.control.ended_unix_seconds < self._finished_seconds
         ]
         shown.sort(key=lambda run: -run.last_row_unix_seconds)
         kept: list[Run] = []
@@ -98,13 +98,19 @@ class RunCollector(Collector):
         return kept, left_out
 
 
+def _label(run: Run) -> str:
+    """The run's name, behind the team's where it is not the local one: names are unique within a team only."""
+    team = run.description.team
+    return run.description.name if team == LOCAL_TEAM else f"{team}/{run.description.name}"
+
+
 def _group_metrics(runs: Sequence[Run]) -> Iterator[Metric]:
     for key, name, text in PER_GROUP:
         family = GaugeMetricFamily(name, text, labels=["run", "group"])
         for run in runs:
             for group, values in run.analysis.hallmarks.items():
                 if math.isfinite(values.get(key, math.nan)):
-                    family.add_metric([run.description.name, group], values[key])
+                    family.add_metric([_label(run), group], values[key])
         yield family
     apex = GaugeMetricFamily(
         "trajmon_apex_angle_degrees",
@@ -115,7 +121,7 @@ def _group_metrics(runs: Sequence[Run]) -> Iterator[Metric]:
         for run in runs:
             for group, values in run.analysis.hallmarks.items():
                 if math.isfinite(values.get(key, math.nan)):
-                    apex.add_metric([run.description.name, group, vertex], values[key])
+                    apex.add_metric([_label(run), group, vertex], values[key])
     yield apex
 
 
@@ -148,7 +154,7 @@ def _run_metrics(runs: Sequence[Run]) -> Iterator[Metric]:
         "trajmon_integrity_findings", "Integrity findings of the run.", labels=["run"]
     )
     for run in runs:
-        name = run.description.name
+        name = _label(run)
         info.add_metric(
             [name],
             {
@@ -165,9 +171,12 @@ def _run_metrics(runs: Sequence[Run]) -> Iterator[Metric]:
         pending.add_metric([name], run.agent.checkpoints_pending)
         skipped.add_metric([name], run.agent.checkpoints_skipped)
         findings.add_metric([name], len(run.all_findings()))
-        number.add_metric([name], len(run.path))
-        if run.path and run.path[-1] in run.metas:
-            step.add_metric([name], run.metas[run.path[-1]].step)
+        path = run.path
+        number.add_metric([name], len(path))
+        # One look at each: the loop goes on changing the run meanwhile.
+        meta = run.metas.get(path[-1]) if path else None
+        if meta is not None:
+            step.add_metric([name], meta.step)
             last.add_metric([name], run.last_row_unix_seconds)
     yield from (info, switch, state, step, number, last, pending, skipped, findings)
 
@@ -175,7 +184,13 @@ def _run_metrics(runs: Sequence[Run]) -> Iterator[Metric]:
 class Exporter:
     """The metrics endpoint: own registry, own port, own thread."""
 
-    def __init__(self, registry: Registry, max_series: int, finished_seconds: float) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        max_series: int,
+        finished_seconds: float,
+        is_journal_healthy: Callable[[], bool],
+    ) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(RunCollector(registry, max_series, finished_seconds))
         self._handled = Counter(
@@ -195,10 +210,8 @@ class Exporter:
         self._bytes = Counter(
             "trajmon_ingest_bytes", "Bytes of records acknowledged.", registry=self.registry
         )
-        self._healthy = Gauge(
-            "trajmon_journal_healthy", "1 while the journal takes rows.", registry=self.registry
-        )
-        self._healthy.set(1)
+        healthy = Gauge("trajmon_journal_healthy", "1 while the journal takes rows.", registry=self.registry)
+        healthy.set_function(lambda: float(is_journal_healthy()))
         self._server: WSGIServer | None = None
         self.port = 0
 
@@ -213,17 +226,13 @@ class Exporter:
         self._rows.labels("duplicate" if duplicate else "stored").inc()
         self._bytes.inc(record_bytes)
 
-    def set_journal_healthy(self, healthy: bool) -> None:
-        """The journal broke, or works."""
-        self._healthy.set(healthy)
-
     def start(self, address: Address) -> None:
         """Serve ``/metrics`` from a thread of its own; raises ConfigError if the port is taken."""
         try:
             self._server, thread = start_http_server(address.port, address.host, registry=self.registry)
         except OSError as error:
             raise ConfigError(
-                f"metrics address {address}: {os.strerror(error.errno or 0)}; give another with --metrics"
+                f"metrics address {address}: {reason_of(error)}; give another with --metrics"
             ) from error
         self.port = self._server.server_port
         self._thread = thread

@@ -1,13 +1,15 @@
-"""What a team and a run may use up. Pure: usage and limits in, a refusal or nothing out."""
+"""What a team, a run and the requests under way may use up; each refusal names the limit."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from trajmon_server.config import Limits
 from trajmon_server.errors import Exhausted
 
-__all__ = ["Usage", "check_new_run", "check_record_size", "check_row"]
+__all__ = ["ByteBudget", "Usage", "check_new_run", "check_record_size", "check_row"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,30 @@ class Usage:
     """Journal bytes of the run."""
     free_disk_bytes: int
     """On the data directory's disk."""
+
+
+class ByteBudget:
+    """Memory that requests may hold together; what does not fit is refused and may be tried again."""
+
+    def __init__(self, total_bytes: int, what: str) -> None:
+        self._total = total_bytes
+        self._what = what
+        self._used = 0
+
+    @contextlib.contextmanager
+    def reserve(self, count_bytes: int) -> Iterator[None]:
+        """Hold so much for the length of the context. One reservation always fits, however large."""
+        if self._used and self._used + count_bytes > self._total:
+            raise Exhausted(
+                "BUSY",
+                f"{self._what} under way hold {self._used} bytes, {self._total} is the most; try again",
+                retry_seconds=1.0,
+            )
+        self._used += count_bytes
+        try:
+            yield
+        finally:
+            self._used -= count_bytes
 
 
 def check_new_run(num_runs: int, limits: Limits) -> None:

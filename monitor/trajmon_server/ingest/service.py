@@ -2,6 +2,9 @@
 
 validate -> authorise -> quota -> journal (durable) -> acknowledge. Hallmarks, advice and maps are made after
 the acknowledgement, from the journal: see runs/worker.py.
+
+A call may be given up by its caller at any moment, while a thread writes for it. What changes a run is therefore
+a task of its own that goes on to its end, holding the run's lock: what is on disk and what is known never differ.
 """
 
 from __future__ import annotations
@@ -9,11 +12,11 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
@@ -28,13 +31,13 @@ from trajmon_server.errors import (
     InvalidRequest,
     NotFound,
     OutOfOrder,
+    ServiceError,
     Unavailable,
     Violation,
 )
 from trajmon_server.ingest import quota
-from trajmon_server.ingest.validation import validate_open, validate_row
+from trajmon_server.ingest.validation import validate_open, validate_report, validate_row
 from trajmon_server.model import CheckpointMeta, Group, Layer, RunDescription
-from trajmon_server.runs.path import superseded_by
 from trajmon_server.runs.registry import Registry
 from trajmon_server.runs.run import AgentReport, Run
 from trajmon_server.store import errors as store_errors
@@ -77,15 +80,35 @@ class Ingest:
         self._limits = limits
         self._executor = executor
         self._disk = disk
+        self._changes: set[asyncio.Task[Any]] = set()
+        """Changes under way, whether or not somebody still waits for their answer."""
+
+    async def drain(self) -> None:
+        """Wait until every change under way is done. No new ones may come: stop the server first."""
+        while self._changes:
+            await asyncio.wait(self._changes)
+
+    async def _to_its_end(self, change: Coroutine[Any, Any, T]) -> T:
+        """Do it, also when the caller leaves meanwhile."""
+        task = asyncio.get_running_loop().create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        task.add_done_callback(_say_unheard)
+        return await asyncio.shield(task)
 
     async def open_run(self, request: ingest_pb2.OpenRunRequest, caller: Principal) -> Run:
         """Register a run or continue one; raises the writer epoch. Durable when it returns."""
         violations = validate_open(request, self._limits)
         if violations:
             raise InvalidRequest.from_violations(violations)
+        return await self._to_its_end(self._open(request, caller))
+
+    async def _open(self, request: ingest_pb2.OpenRunRequest, caller: Principal) -> Run:
+        self._refuse_unreadable(request.run_id)
         async with self._registry.opening:
             run = self._registry.find(request.run_id, caller.team)
             if run is None:
+                self._refuse_taken_id(request.run_id)
                 self._refuse_taken_name(request, caller.team)
                 quota.check_new_run(self._registry.count(caller.team), self._limits)
                 run = self._registry.new(_describe(request, caller.team))
@@ -104,6 +127,21 @@ class Ingest:
                 self._registry.add(run)
         log.info("run opened", run=run.description.name, attempt=control.attempt, epoch=control.writer_epoch)
         return run
+
+    def _refuse_unreadable(self, run_id: str) -> None:
+        problem = self._registry.unreadable(run_id)
+        if problem is not None:
+            raise Unavailable(
+                "RUN_UNREADABLE",
+                f"run {run_id} is stored here but cannot be read: {problem}; nothing was changed: mend its folder in "
+                "the journal, then start the server again",
+                retry_seconds=60.0,
+            )
+
+    def _refuse_taken_id(self, run_id: str) -> None:
+        # Ids are drawn at random: one that is known already was copied, e.g. from the metrics of another team.
+        if self._registry.is_known(run_id):
+            raise Conflict("RUN_ID_TAKEN", f"run id {run_id} is in use; draw another")
 
     def _refuse_taken_name(self, request: ingest_pb2.OpenRunRequest, team: str) -> None:
         other = self._registry.find_by_name(request.name, team)
@@ -125,6 +163,9 @@ class Ingest:
             raise InvalidRequest(
                 error.kind.upper(), f"record: {error}; nothing was stored", (Violation("record", str(error)),)
             ) from error
+        return await self._to_its_end(self._store(run, writer_epoch, row, record))
+
+    async def _store(self, run: Run, writer_epoch: int, row: Row, record: bytes) -> Receipt:
         async with run.lock:
             _check_epoch(run, writer_epoch)
             checkpoint = row.header.checkpoint
@@ -140,9 +181,7 @@ class Ingest:
             is_new = checkpoint not in run.stored
             if is_new:
                 _check_previous(run, row)
-                free = shutil.disk_usage(self._disk).free
-                quota.check_row(len(record), quota.Usage(run.journal_bytes, free), self._limits)
-            outcome = await self._append(run, checkpoint, record)
+            outcome = await self._append(run, checkpoint, record, is_new)
             if is_new:
                 run.accept(CheckpointMeta.from_row(row), checkpoint, len(record))
         if is_new:
@@ -150,22 +189,32 @@ class Ingest:
         self._observe_row(not is_new, len(record))
         return Receipt(checkpoint, read_digest(record), outcome == "duplicate", run.next_checkpoint)
 
-    async def _append(self, run: Run, checkpoint: int, record: bytes) -> str:
+    async def _append(self, run: Run, checkpoint: int, record: bytes, is_new: bool) -> str:
+        def append() -> str:
+            if is_new:
+                free = shutil.disk_usage(self._disk).free
+                quota.check_row(len(record), quota.Usage(run.journal_bytes, free), self._limits)
+            return self._journal.append(run.description.run_id, checkpoint, 0, record)
+
         try:
-            return await self._durably(
-                lambda: self._journal.append(run.description.run_id, checkpoint, 0, record)
-            )
+            return await self._durably(append)
         except store_errors.ConflictError as error:
             self._registry.count_event("conflicting_rows")
             raise Conflict("ROW_CONFLICT", f"{error}; the stored row was kept") from error
 
     async def report(self, request: ingest_pb2.ReportStatusRequest, caller: Principal) -> Run:
         """Take in how an agent does. The run's end is durable when it returns."""
+        violations = validate_report(request)
+        if violations:
+            raise InvalidRequest.from_violations(violations)
         run = self.require(request.run_id, caller)
+        return await self._to_its_end(self._report(request, run))
+
+    async def _report(self, request: ingest_pb2.ReportStatusRequest, run: Run) -> Run:
         async with run.lock:
             _check_epoch(run, request.writer_epoch)
             report = AgentReport.from_message(request)
-            control = run.control.reported(report.phase, report.reason[:500])
+            control = run.control.reported(report.phase, report.reason, time.time())
             if control != run.control:
                 await self._durably(lambda: self._registry.store(run, control))
                 run.control = control
@@ -198,6 +247,20 @@ class Ingest:
         except store_errors.JournalBrokenError as error:
             self._registry.count_event("refused_broken")
             raise Unavailable("JOURNAL_BROKEN", f"{error}", retry_seconds=30.0) from error
+        except OSError as error:
+            self._registry.count_event("refused_unavailable")
+            raise Unavailable(
+                "JOURNAL_UNAVAILABLE",
+                f"data directory {self._disk}: {error.strerror or error}; nothing was stored",
+                retry_seconds=30.0,
+            ) from error
+
+
+def _say_unheard(task: asyncio.Task[Any]) -> None:
+    """A change that failed after its caller had left would otherwise fail in silence."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, ServiceError):
+        log.error("change failed", exc_info=error)
 
 
 def _describe(request: ingest_pb2.OpenRunRequest, team: str) -> RunDescription:
@@ -239,6 +302,6 @@ def _check_epoch(run: Run, writer_epoch: int) -> None:
 def _check_previous(run: Run, row: Row) -> None:
     previous = row.header.previous if row.header.HasField("previous") else None
     try:
-        superseded_by(run.path_before(row.header.checkpoint), previous)
+        run.check_previous(row.header.checkpoint, previous)
     except ValueError as error:
         raise InvalidRequest.from_violations([Violation("previous", str(error))]) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from trajmon_protos.names import RUN_ID, RUN_NAME, RUN_NAME_RULE
@@ -11,13 +13,16 @@ from trajmon_server.config import Limits
 from trajmon_server.errors import Violation
 from trajmon_server.model import RunDescription
 
-__all__ = ["validate_open", "validate_row"]
+__all__ = ["validate_open", "validate_report", "validate_row"]
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 MAX_NAME_BYTES = 512
 MAX_TAGS = 32
 MAX_METRICS = 64
 MAX_VIOLATIONS = 20
+MAX_DIMENSIONS = 32
+MAX_PARAMETERS = 1 << 62
+"""Of all layers together: what every count in a message holds."""
 
 
 def validate_open(request: ingest_pb2.OpenRunRequest, limits: Limits) -> list[Violation]:
@@ -29,8 +34,10 @@ def validate_open(request: ingest_pb2.OpenRunRequest, limits: Limits) -> list[Vi
         found.append(Violation("name", f"{request.name[:80]!r} is not a run name; use {RUN_NAME_RULE}"))
     if request.attempt < 1:
         found.append(Violation("attempt", "attempts are counted from 1"))
-    if len(request.tags) > MAX_TAGS or any(not 1 <= len(tag) <= 64 for tag in request.tags):
-        found.append(Violation("tags", f"at most {MAX_TAGS} tags of 1 to 64 characters"))
+    if len(request.tags) > MAX_TAGS or any(
+        not 1 <= len(tag) <= 64 or not tag.isprintable() for tag in request.tags
+    ):
+        found.append(Violation("tags", f"at most {MAX_TAGS} tags of 1 to 64 printable characters"))
     found += _layout(request.layout, limits)
     return found[:MAX_VIOLATIONS]
 
@@ -52,6 +59,7 @@ def _layout(layout: types_pb2.Layout, limits: Limits) -> list[Violation]:
     if RUN_ID.fullmatch(layout.fingerprint) is None:
         found.append(Violation("layout.fingerprint", "not 32 lower-case hex digits"))
     names = set()
+    total = 0
     for index, layer in enumerate(layout.layers):
         where = f"layout.layers[{index}]"
         if not _printable(layer.name):
@@ -59,10 +67,21 @@ def _layout(layout: types_pb2.Layout, limits: Limits) -> list[Violation]:
         if layer.name in names:
             found.append(Violation(f"{where}.name", f"{layer.name!r} appears twice"))
         names.add(layer.name)
+        parameters = math.prod(layer.shape[:MAX_DIMENSIONS])
+        total += parameters
+        if len(layer.shape) > MAX_DIMENSIONS or parameters > MAX_PARAMETERS:
+            found.append(
+                Violation(
+                    f"{where}.shape",
+                    f"more than {MAX_DIMENSIONS} dimensions or {MAX_PARAMETERS} parameters",
+                )
+            )
         if layer.dtype not in DTYPES:
             found.append(
                 Violation(f"{where}.dtype", f"{layer.dtype[:40]!r} is not one of {', '.join(DTYPES)}")
             )
+    if not found and total > MAX_PARAMETERS:
+        found.append(Violation("layout.layers", f"more than {MAX_PARAMETERS} parameters in all"))
     group_names = set()
     for index, group in enumerate(layout.groups):
         where = f"layout.groups[{index}]"
@@ -80,6 +99,13 @@ def _layout(layout: types_pb2.Layout, limits: Limits) -> list[Violation]:
     if first.name != "network" or len(first.layers) != len(layout.layers):
         found.append(Violation("layout.groups[0]", "the first group must be `network` and hold every layer"))
     return found
+
+
+def validate_report(request: ingest_pb2.ReportStatusRequest) -> list[Violation]:
+    """Check an agent's report."""
+    if request.phase in ingest_pb2.RunPhase.values():
+        return []
+    return [Violation("phase", f"{request.phase} is no phase that this server knows; update the server")]
 
 
 def _printable(text: str) -> bool:

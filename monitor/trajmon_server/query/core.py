@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from trajmon_protos.errors import ScopeError
@@ -28,8 +29,11 @@ from trajmon_server.hallmarks.trajectory_map import trajectory_map
 from trajmon_server.runs.registry import Registry
 from trajmon_server.runs.run import Run
 from trajmon_server.store.base import Journal
+from trajmon_server.store.errors import RowDamagedError, RowMissingError, StoreError
 
 __all__ = ["Kernel", "MapAnswer", "MapQuery", "Query"]
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -119,7 +123,7 @@ class Query:
             raise InvalidRequest.from_violations(
                 [Violation("kernel", f"{kernel} maps are taken about the origin; leave relative_to unset")]
             )
-        products = await self._run(lambda: self._products(run, scope, index, numbers))
+        products = await self._products(run, scope, index, numbers)
         return await self._run(lambda: relative_trajectory_map(Trajectory(gram, **products), tau))
 
     async def hallmarks(
@@ -132,7 +136,7 @@ class Query:
         numbers = self._numbers(run, MapQuery(scope=scope_text))
         metas = [run.metas.get(int(n)) for n in numbers]
         gram = await self._gram(run, scope, index, numbers)
-        products = await self._run(lambda: self._products(run, scope, index, numbers))
+        products = await self._products(run, scope, index, numbers)
         series = await self._run(lambda: hallmark_series(Trajectory(gram, **products)))
         answer: dict[str, NDArray[np.float64] | NDArray[np.int64]] = {
             "checkpoint": numbers,
@@ -167,6 +171,7 @@ class Query:
         return numbers
 
     async def _caught_up(self, run: Run) -> None:
+        self._registry.wake(run)
         if not await run.wait_analysed(run.num_checkpoints, CATCH_UP_SECONDS):
             why = (
                 run.failure
@@ -187,19 +192,44 @@ class Query:
 
         return await self._run(read)
 
-    def _products(
+    async def _products(
         self, run: Run, scope: Scope, index: int, numbers: NDArray[np.int64]
     ) -> dict[str, NDArray[np.float64]]:
         members = [index] if scope.kind == "layer" else list(run.description.groups[index].layers)
         columns = np.full((len(numbers), len(PRODUCTS)), np.nan)
-        for position, number in enumerate(numbers):
-            if int(number) in run.metas:
-                products = self._journal.read_products(run.description.run_id, int(number))
-                columns[position] = products[members].sum(axis=0)
+        lost: list[int] = []
+
+        def read() -> None:
+            for position, number in enumerate(numbers.tolist()):
+                if number in run.metas:
+                    try:
+                        products = self._journal.read_products(run.description.run_id, number)
+                    except (RowDamagedError, RowMissingError) as error:
+                        self._registry.count_event("damaged_rows")
+                        log.error(
+                            "journal row is lost",
+                            run=run.description.name,
+                            checkpoint=number,
+                            problem=str(error),
+                        )
+                        lost.append(number)
+                    else:
+                        columns[position] = products[members].sum(axis=0)
+
+        await self._run(read)
+        for number in lost:
+            run.lose(number)
         return {name: columns[:, column] for column, name in enumerate(PRODUCTS)}
 
     async def _run(self, action: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, action)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, action)
+        except (StoreError, OSError) as error:
+            self._registry.count_event("unreadable_answers")
+            log.error("stored data cannot be read", exc_info=error)
+            raise Unavailable(
+                "STORE_UNAVAILABLE", f"stored data cannot be read: {error}", retry_seconds=5.0
+            ) from error
 
 
 def find_scope(run: Run, text: str) -> tuple[Scope, int]:

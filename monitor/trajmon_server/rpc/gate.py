@@ -145,7 +145,11 @@ class _Timer:
     def __enter__(self) -> None:
         self._start = time.perf_counter()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and not issubclass(kind, Exception):
+            # The caller left, or its deadline passed: nobody has set a code.
+            self._observe(self._method, "CANCELLED", time.perf_counter() - self._start)
+            return
         # 0 while nobody has set a code, else a StatusCode; an int where a rich status was sent.
         code: Any = self._context.code()
         number = code.value[0] if isinstance(code, grpc.StatusCode) else code or 0

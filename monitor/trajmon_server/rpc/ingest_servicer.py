@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import grpc
 
 from trajmon_protos.v1 import ingest_pb2, ingest_pb2_grpc
 from trajmon_server.config import Limits
-from trajmon_server.errors import InvalidRequest, Violation
+from trajmon_server.errors import InvalidRequest, Unavailable, Violation
 from trajmon_server.ingest import quota
 from trajmon_server.ingest.service import Ingest, Receipt
 from trajmon_server.rpc.gate import caller
@@ -22,6 +23,9 @@ __all__ = ["IngestServicer"]
 STREAM_SECONDS = 60.0
 """A record that takes longer to arrive is given up: a stalled sender must not hold its place."""
 
+RECORDS_AT_ONCE = 4
+"""So many of the largest records may be under way in pieces; more smaller ones."""
+
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -32,6 +36,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
     def __init__(self, ingest: Ingest, limits: Limits) -> None:
         self._ingest = ingest
         self._limits = limits
+        self._budget = quota.ByteBudget(RECORDS_AT_ONCE * limits.max_record_bytes, "records")
 
     async def OpenRun(
         self, request: ingest_pb2.OpenRunRequest, context: Context
@@ -56,19 +61,22 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         self, request_iterator: AsyncIterator[ingest_pb2.PushRowStreamRequest], context: Context
     ) -> ingest_pb2.PushRowStreamResponse:
         """Take in one row in pieces."""
-        try:
-            async with asyncio.timeout(STREAM_SECONDS):
-                header, record = await self._assemble(request_iterator)
-        except TimeoutError as error:
-            raise InvalidRequest(
-                "STREAM_TOO_SLOW", f"the record did not arrive within {STREAM_SECONDS:.0f} s; send it again"
-            ) from error
-        receipt = await self._ingest.push(header.run_id, header.writer_epoch, record, caller())
+        with contextlib.ExitStack() as held:
+            try:
+                async with asyncio.timeout(STREAM_SECONDS):
+                    header, record = await self._assemble(request_iterator, held)
+            except TimeoutError as error:
+                raise Unavailable(
+                    "STREAM_TOO_SLOW",
+                    f"the record did not arrive within {STREAM_SECONDS:.0f} s; send it again",
+                    retry_seconds=5.0,
+                ) from error
+            receipt = await self._ingest.push(header.run_id, header.writer_epoch, record, caller())
         run = self._ingest.require(header.run_id, caller())
         return ingest_pb2.PushRowStreamResponse(receipt=_receipt_message(receipt, run))
 
     async def _assemble(
-        self, messages: AsyncIterator[ingest_pb2.PushRowStreamRequest]
+        self, messages: AsyncIterator[ingest_pb2.PushRowStreamRequest], held: contextlib.ExitStack
     ) -> tuple[ingest_pb2.PushRowStreamRequest.Header, bytes]:
         header: ingest_pb2.PushRowStreamRequest.Header | None = None
         record = bytearray()
@@ -77,6 +85,8 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
             if part == "header" and header is None:
                 header = message.header
                 quota.check_record_size(header.record_bytes, self._limits)
+                self._ingest.require(header.run_id, caller())
+                held.enter_context(self._budget.reserve(header.record_bytes))
             elif part == "data" and header is not None:
                 record += message.data
                 if len(record) > header.record_bytes:

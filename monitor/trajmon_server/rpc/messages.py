@@ -41,7 +41,8 @@ def hallmark_messages(hallmarks: Mapping[str, Mapping[str, float]]) -> list[type
 
 def run_summary(run: Run) -> query_pb2.RunSummary:
     """What a list of runs shows."""
-    last = run.metas.get(run.path[-1]) if run.path else None
+    path = run.path
+    last = run.metas.get(path[-1]) if path else None
     mds = run.analysis.hallmarks.get("network", {}).get("mds", math.nan)
     return query_pb2.RunSummary(
         run_id=run.description.run_id,
@@ -51,24 +52,25 @@ def run_summary(run: Run) -> query_pb2.RunSummary:
         phase=run.control.phase,
         reason=run.control.reason,
         checkpoints=len(run.metas),
-        superseded=run.num_checkpoints - len(run.path),
+        superseded=run.num_checkpoints - len(path),
         last_step=last.step if last else 0,
         last_time_unix_seconds=last.time_unix_seconds if last else 0.0,
         advice=advice_message(run.current_advice()),
         mean_directional_similarity=mds if math.isfinite(mds) else None,
-        parameters=sum(layer.parameters for layer in run.description.layers),
+        parameters=run.parameters,
     )
 
 
 def array_chunks(name: str, array: NDArray[Any]) -> Iterator[types_pb2.ArrayChunk]:
     """An array in pieces of at most 512 KiB; an empty array is one empty piece."""
     dtype = {"f": "<f8", "i": "<i8"}[array.dtype.kind]
-    data = np.ascontiguousarray(array, dtype=dtype).tobytes()
+    # A view: a large answer is not held twice.
+    data = np.ascontiguousarray(array, dtype=dtype).reshape(-1).view(np.uint8)
     for offset in range(0, max(len(data), 1), CHUNK_BYTES):
         yield types_pb2.ArrayChunk(
             name=name,
             dtype=dtype,
             shape=array.shape,
             offset_bytes=offset,
-            data=data[offset : offset + CHUNK_BYTES],
+            data=data[offset : offset + CHUNK_BYTES].tobytes(),
         )

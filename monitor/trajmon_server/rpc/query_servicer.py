@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from trajmon_protos.v1 import query_pb2, query_pb2_grpc, types_pb2
-from trajmon_server.errors import InvalidRequest, Violation
+from trajmon_server.config import Limits
+from trajmon_server.errors import Exhausted, InvalidRequest, Violation
+from trajmon_server.ingest.quota import ByteBudget
 from trajmon_server.query.core import Kernel, MapQuery, Query
 from trajmon_server.rpc.gate import caller
 from trajmon_server.rpc.messages import array_chunks, hallmark_messages, run_summary
@@ -22,6 +24,9 @@ MAX_PAGE = 1000
 LAST_CHECKPOINTS = 1000
 WATCH_INTERVAL_SECONDS = 0.25
 """At most one message in so long: a watcher must not multiply a fast run."""
+
+MAPS_AT_ONCE = 4
+"""So many of the largest maps may be on their way; more smaller ones."""
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -37,8 +42,13 @@ _KERNELS: dict[int, Kernel] = {
 class QueryServicer(query_pb2_grpc.QueryServiceServicer):
     """What readers call."""
 
-    def __init__(self, query: Query) -> None:
+    def __init__(self, query: Query, limits: Limits) -> None:
         self._query = query
+        self._watchers = 0
+        # Watching calls last for days: they must never take all the places of the server.
+        self._max_watchers = limits.max_concurrent_rpcs // 2
+        self._limits = limits
+        self._budget = ByteBudget(MAPS_AT_ONCE * _map_bytes(limits.max_map_checkpoints), "maps")
 
     async def ListRuns(
         self, request: query_pb2.ListRunsRequest, context: Context
@@ -85,16 +95,18 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
             stop=request.stop if request.HasField("stop") else None,
             include_superseded=request.include_superseded,
         )
-        answer = await self._query.map(request.run, query, caller())
-        arrays = {
-            "map": answer.map,
-            "gram": answer.gram,
-            "checkpoint": answer.checkpoint,
-            "step": answer.step,
-        }
-        for name, array in arrays.items():
-            for chunk in array_chunks(name, array):
-                yield query_pb2.GetMapResponse(chunk=chunk)
+        count = self._query.require(request.run, caller()).num_checkpoints
+        with self._budget.reserve(_map_bytes(min(count, self._limits.max_map_checkpoints))):
+            answer = await self._query.map(request.run, query, caller())
+            arrays = {
+                "map": answer.map,
+                "gram": answer.gram,
+                "checkpoint": answer.checkpoint,
+                "step": answer.step,
+            }
+            for name, array in arrays.items():
+                for chunk in array_chunks(name, array):
+                    yield query_pb2.GetMapResponse(chunk=chunk)
 
     async def GetHallmarks(
         self, request: query_pb2.GetHallmarksRequest, context: Context
@@ -110,16 +122,36 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
     ) -> AsyncIterator[query_pb2.WatchRunResponse]:
         """The run's state now and after each change."""
         run = self._query.require(request.run, caller())
-        while True:
-            changed = asyncio.ensure_future(run.changed())
-            yield query_pb2.WatchRunResponse(
-                summary=run_summary(run), hallmarks=hallmark_messages(run.analysis.hallmarks)
+        if self._watchers >= self._max_watchers:
+            raise Exhausted(
+                "TOO_MANY_WATCHERS",
+                f"{self._watchers} calls watch runs, this server has room for {self._max_watchers} "
+                "(half of limits.max_concurrent_rpcs); ask with GetRun, or try again",
+                retry_seconds=30.0,
             )
-            if not run.is_active and run.analysed >= run.num_checkpoints:
-                changed.cancel()
-                return
-            await changed
-            await asyncio.sleep(WATCH_INTERVAL_SECONDS)
+        self._watchers += 1
+        try:
+            async for response in _states(run):
+                yield response
+        finally:
+            self._watchers -= 1
+
+
+async def _states(run: Run) -> AsyncIterator[query_pb2.WatchRunResponse]:
+    while True:
+        changed = run.next_change()
+        yield query_pb2.WatchRunResponse(
+            summary=run_summary(run), hallmarks=hallmark_messages(run.analysis.hallmarks)
+        )
+        if not run.is_active and run.analysed >= run.num_checkpoints:
+            return
+        await changed.wait()
+        await asyncio.sleep(WATCH_INTERVAL_SECONDS)
+
+
+def _map_bytes(count: int) -> int:
+    """What an answer with `count` checkpoints holds, at most: map, Gram and one more such array meanwhile."""
+    return 3 * 8 * count * count
 
 
 def _checkpoint_details(run: Run) -> list[query_pb2.CheckpointDetail]:

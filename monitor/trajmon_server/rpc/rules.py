@@ -12,7 +12,8 @@ Rule = Literal["open", "read", "write"]
 RULES: dict[str, Rule] = {
     "/grpc.health.v1.Health/Check": "open",
     "/grpc.health.v1.Health/List": "open",
-    "/grpc.health.v1.Health/Watch": "open",
+    # Lasts as long as the caller likes: strangers must not take the server's places.
+    "/grpc.health.v1.Health/Watch": "read",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": "read",
     "/trajmon_protos.v1.IngestService/OpenRun": "write",
     "/trajmon_protos.v1.IngestService/PushRow": "write",

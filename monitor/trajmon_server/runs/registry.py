@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,7 +28,7 @@ CONTROL_FILE = "control.json"
 
 
 class Registry:
-    """The runs by id and by name. Used on the event loop, except :meth:`store` and :meth:`runs`."""
+    """The runs by id and by name. Used on the event loop, except where a method says otherwise."""
 
     def __init__(
         self, journal: Journal, maps_root: Path, policy: Policy[Any], stale_after_seconds: float
@@ -36,9 +37,15 @@ class Registry:
         self._maps_root = maps_root
         self._policy = policy
         self._stale_after_seconds = stale_after_seconds
-        self._opening_maps = threading.Lock()
+        self._lock = threading.Lock()
+        """Guards the counts and the two dictionaries of maps; never held while a disk works."""
         self._runs: dict[str, Run] = {}
+        self._names: dict[tuple[str, str], Run] = {}
+        """By team and name."""
+        self._unreadable: dict[str, str] = {}
+        """Runs that could not be recovered, and why."""
         self._maps: dict[str, MapStore] = {}
+        self._opening_maps: dict[str, threading.Lock] = {}
         self._events: Counter[str] = Counter()
         self._wake: Callable[[Run], None] = lambda _: None
         self.opening = asyncio.Lock()
@@ -59,7 +66,15 @@ class Registry:
 
     def find_by_name(self, name: str, team: str) -> Run | None:
         """The team's run with this name."""
-        return next((run for run in self.runs(team) if run.description.name == name), None)
+        return self._names.get((team, name))
+
+    def is_known(self, run_id: str) -> bool:
+        """Whether any team has a run with this id."""
+        return run_id in self._runs
+
+    def unreadable(self, run_id: str) -> str | None:
+        """Why the stored run with this id could not be recovered; None if there is no such run."""
+        return self._unreadable.get(run_id)
 
     def runs(self, team: str | None = None) -> list[Run]:
         """All runs, or a team's. Safe from any thread."""
@@ -85,13 +100,20 @@ class Registry:
 
     def add(self, run: Run) -> None:
         """Make a stored run known."""
-        self._runs[run.description.run_id] = run
+        self._know(run)
         run.announce()
+
+    def _know(self, run: Run) -> None:
+        self._runs[run.description.run_id] = run
+        self._names[run.description.team, run.description.name] = run
 
     def maps(self, description: RunDescription) -> MapStore:
         """The run's maps; opened when first asked for. Blocking; safe from any thread."""
         run_id = description.run_id
-        with self._opening_maps:
+        with self._lock:
+            # One lock a run: opening may mean mending, and other runs must not wait for that.
+            opening = self._opening_maps.setdefault(run_id, threading.Lock())
+        with opening:
             if run_id not in self._maps:
                 shape = RunShape(
                     run_id=run_id,
@@ -103,33 +125,70 @@ class Registry:
             return self._maps[run_id]
 
     def count_event(self, event: str) -> None:
-        """Count something that ingest refused or set aside."""
-        self._events[event] += 1
+        """Count something that ingest refused or set aside. Safe from any thread."""
+        with self._lock:
+            self._events[event] += 1
 
     def event_counts(self) -> Mapping[str, int]:
         """The counts so far."""
-        return dict(self._events)
+        with self._lock:
+            return dict(self._events)
 
-    def recover(self) -> None:
-        """Read what the journal holds; analysis and maps follow in the background. Blocking."""
+    def recover(self, stopping: Callable[[], bool] = lambda: False) -> None:
+        """Read what the journal holds; analysis and maps follow in the background. Blocking.
+
+        A run that cannot be read keeps no other from being served; its files stay where they are.
+        """
         for run_id in self._journal.list_runs():
+            if stopping():
+                return
             try:
-                description = RunDescription.from_json(
-                    self._journal.get_run_file(run_id, DESCRIPTION_FILE) or {}
-                )
-                control = RunControl.from_json(self._journal.get_run_file(run_id, CONTROL_FILE) or {})
-            except (KeyError, TypeError, ValueError, StoreError) as error:
-                # The rows stay where they are; an operator can look.
-                log.error("run cannot be recovered", run_id=run_id, problem=str(error))
+                self._know(self._recovered(run_id))
+            except (KeyError, TypeError, ValueError, OSError, StoreError) as error:
+                problem = f"no field {error}" if isinstance(error, KeyError) else str(error)
+                self._unreadable[run_id] = problem
+                log.error("run cannot be recovered", run_id=run_id, problem=problem)
                 self.count_event("unreadable_runs")
-                continue
-            run = self._run(description, control)
-            self._recover_rows(run)
-            self._runs[run_id] = run
 
-    def _recover_rows(self, run: Run) -> None:
+    def _recovered(self, run_id: str) -> Run:
+        found = self._journal.get_run_file(run_id, DESCRIPTION_FILE)
+        if found is None:
+            raise ValueError(f"{DESCRIPTION_FILE} is missing; restore it from a copy")
+        description = RunDescription.from_json(found)
+        if description.run_id != run_id:
+            raise ValueError(f"{DESCRIPTION_FILE} is of run {description.run_id[:40]!r}")
+        if self.find_by_name(description.name, description.team) is not None:
+            raise ValueError(f"{DESCRIPTION_FILE} has the name {description.name!r} of another run")
+        metas, journal_bytes = self._recovered_rows(run_id)
+        run = self._run(description, self._recovered_control(run_id, metas))
+        try:
+            run.recovered(metas, journal_bytes)
+        except ValueError:
+            # Only headers were read: a damaged one can name any checkpoint. Whole records tell which it is.
+            self._journal.verify(run_id)
+            run = self._run(description, run.control)
+            run.recovered(*self._recovered_rows(run_id))
+        return run
+
+    def _recovered_rows(self, run_id: str) -> tuple[dict[int, CheckpointMeta], int]:
         metas, journal_bytes = {}, 0
-        for checkpoint, header, record_bytes in self._journal.headers(run.description.run_id):
+        for checkpoint, header, record_bytes in self._journal.headers(run_id):
             metas[checkpoint] = CheckpointMeta.from_header(header, ())
             journal_bytes += record_bytes
-        run.recovered(metas, journal_bytes)
+        return metas, journal_bytes
+
+    def _recovered_control(self, run_id: str, metas: Mapping[int, CheckpointMeta]) -> RunControl:
+        try:
+            return RunControl.from_json(self._journal.get_run_file(run_id, CONTROL_FILE) or {})
+        except (KeyError, TypeError, ValueError, StoreError) as error:
+            attempt = max((meta.attempt for meta in metas.values()), default=0)
+            control = RunControl.rebuilt(attempt, time.time())
+            log.error(
+                "control file of a run was lost; its agent must open the run anew",
+                run_id=run_id,
+                problem=str(error),
+                attempt=attempt,
+                epoch=control.writer_epoch,
+            )
+            self.count_event("rebuilt_controls")
+            return control

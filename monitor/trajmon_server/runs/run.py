@@ -12,13 +12,15 @@ from trajmon_protos.v1 import ingest_pb2
 from trajmon_server.hallmarks.integrity import Finding
 from trajmon_server.model import CheckpointMeta, RunDescription
 from trajmon_server.runs.analysis import Analysis, start
-from trajmon_server.runs.path import extend_path, path_of
+from trajmon_server.runs.path import extend_path, path_of, superseded_by
 from trajmon_server.signals.base import Advice, AdviceState, Policy
 
 __all__ = ["AgentReport", "Phase", "Run", "RunControl"]
 
 Phase = ingest_pb2.RunPhase
-_LASTING = (Phase.RUN_PHASE_FINISHED, Phase.RUN_PHASE_LOST, Phase.RUN_PHASE_STOPPED)
+_ENDED = (Phase.RUN_PHASE_FINISHED, Phase.RUN_PHASE_LOST)
+MAX_REASON = 500
+"""Characters that are kept of an agent's words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +31,38 @@ class RunControl:
     writer_epoch: int = 0
     phase: ingest_pb2.RunPhase.ValueType = Phase.RUN_PHASE_RUNNING
     reason: str = ""
+    ended_unix_seconds: float = 0.0
+    """When this server heard that training has ended; 0 while it has not."""
+
+    @property
+    def is_active(self) -> bool:
+        """False once training has ended."""
+        return self.phase not in _ENDED
 
     def opened(self, attempt: int) -> RunControl:
         """After an agent opened the run: a new epoch fences every older agent off."""
         return RunControl(attempt=attempt, writer_epoch=self.writer_epoch + 1)
 
-    def reported(self, phase: ingest_pb2.RunPhase.ValueType, reason: str) -> RunControl:
-        """After an agent told the run's phase."""
-        if phase not in _LASTING:
-            return replace(self, phase=Phase.RUN_PHASE_RUNNING, reason="")
-        return replace(self, phase=phase, reason=reason)
+    def reported(self, phase: ingest_pb2.RunPhase.ValueType, reason: str, now: float) -> RunControl:
+        """After an agent told the run's phase at `now`, in Unix seconds; an unspecified phase says nothing."""
+        if phase == Phase.RUN_PHASE_UNSPECIFIED:
+            return self
+        if phase == Phase.RUN_PHASE_RUNNING:
+            reason = ""
+        ended = 0.0
+        if phase in _ENDED:
+            # Told again, the end is still the one that was told first.
+            ended = now if self.is_active else self.ended_unix_seconds
+        return replace(self, phase=phase, reason=reason, ended_unix_seconds=ended)
+
+    @classmethod
+    def rebuilt(cls, attempt: int, now: float) -> RunControl:
+        """In place of one that was lost, `attempt` being the newest that left a row.
+
+        The lost writer epoch was a count of opens. Unix seconds lie above any such count, so that every
+        agent which holds an epoch is fenced off and opens the run anew.
+        """
+        return cls(attempt=attempt, writer_epoch=int(now))
 
     def to_json(self) -> dict[str, Any]:
         """For the run's control file in the journal."""
@@ -47,16 +71,18 @@ class RunControl:
             "writer_epoch": self.writer_epoch,
             "phase": Phase.Name(self.phase),
             "reason": self.reason,
+            "ended_unix_seconds": self.ended_unix_seconds,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunControl:
-        """Inverse of :meth:`to_json`."""
+        """Inverse of :meth:`to_json`; KeyError, TypeError or ValueError if the file is not one."""
         return cls(
             attempt=int(data["attempt"]),
             writer_epoch=int(data["writer_epoch"]),
             phase=Phase.Value(data["phase"]),
             reason=str(data["reason"]),
+            ended_unix_seconds=float(data.get("ended_unix_seconds", 0.0)),
         )
 
 
@@ -77,7 +103,7 @@ class AgentReport:
         """Take it off the wire."""
         return cls(
             phase=message.phase,
-            reason=message.reason,
+            reason=message.reason[:MAX_REASON],
             checkpoints_recorded=message.checkpoints_recorded,
             checkpoints_skipped=message.checkpoints_skipped,
             checkpoints_pending=message.checkpoints_pending,
@@ -117,8 +143,8 @@ class Run:
         self.journal_bytes = 0
         self.metas: dict[int, CheckpointMeta] = {}
         """By checkpoint number; a number below the highest that is missing has been lost to damage."""
-        self._lost_previous: dict[int, int | None] = {}
-        """Which checkpoint came before a lost one, where that was still known."""
+        self.previous: list[int | None] = []
+        """The `previous` of every checkpoint; a lost one follows the one before it unless more is known."""
         self.path: tuple[int, ...] = ()
         self.next_checkpoint = 0
         """First checkpoint that is not stored."""
@@ -133,11 +159,10 @@ class Run:
         """When the last checkpoint was recorded, by the training machine's clock."""
         self.last_heard_unix_seconds = 0.0
         """When its row came, by this machine's clock; after a restart as recorded."""
-        self.ended_unix_seconds = 0.0
-        """When this server heard that training has ended."""
+        self.parameters = sum(layer.parameters for layer in description.layers)
+        """Number of parameters of the model."""
         self.failure: str = ""
         """Why the worker gave up on the run, if it did."""
-        self._num_checkpoints = 0
         self._changed = asyncio.Event()
 
     @property
@@ -148,26 +173,27 @@ class Run:
     @property
     def num_checkpoints(self) -> int:
         """One more than the highest number that was ever stored."""
-        return self._num_checkpoints
+        return len(self.previous)
 
     @property
     def is_active(self) -> bool:
         """False once training has ended."""
-        return self.control.phase in (Phase.RUN_PHASE_RUNNING, Phase.RUN_PHASE_STOPPED)
+        return self.control.is_active
 
     def accept(self, meta: CheckpointMeta, checkpoint: int, record_bytes: int) -> None:
         """Note a row that has just become durable."""
         fills_gap = checkpoint < self.num_checkpoints
         self.metas[checkpoint] = meta
-        self._num_checkpoints = max(self._num_checkpoints, checkpoint + 1)
         self.last_heard_unix_seconds = time.time()
         self.journal_bytes += record_bytes
         self.last_row_unix_seconds = max(self.last_row_unix_seconds, meta.time_unix_seconds)
         if fills_gap:
-            self.path = path_of(self.previous_of_all())
+            self.previous[checkpoint] = meta.previous
+            self.path = path_of(self.previous)
             self.healed = True
             self.restart_analysis()
         else:
+            self.previous.append(meta.previous)
             self.path = extend_path(self.path, checkpoint, meta.previous)
         while self.next_checkpoint in self.metas:
             self.next_checkpoint += 1
@@ -175,9 +201,7 @@ class Run:
 
     def lose(self, checkpoint: int) -> None:
         """Note that a row turned out to be damaged: it may be sent again."""
-        meta = self.metas.pop(checkpoint, None)
-        if meta is not None:
-            self._lost_previous[checkpoint] = meta.previous
+        if self.metas.pop(checkpoint, None) is not None:
             self.next_checkpoint = min(self.next_checkpoint, checkpoint)
 
     def restart_analysis(self) -> None:
@@ -190,7 +214,9 @@ class Run:
         """The word on the run now: `unknown` before the first row, and when a running run has gone silent."""
         advice = self.analysis.advice
         if advice is None:
-            return Advice(AdviceState.UNKNOWN, 0, {}, "No checkpoint has arrived yet.", self._policy.name)
+            waiting = f"{self.num_checkpoints} checkpoints have arrived and are still to be looked at."
+            reason = waiting if self.num_checkpoints else "No checkpoint has arrived yet."
+            return Advice(AdviceState.UNKNOWN, 0, {}, reason, self._policy.name)
         age = time.time() - self.last_heard_unix_seconds
         if self.control.phase == Phase.RUN_PHASE_RUNNING and age > self._stale_seconds():
             return replace(
@@ -202,57 +228,54 @@ class Run:
 
     def _stale_seconds(self) -> float:
         """Longer where checkpoints are far apart: four times their usual distance."""
-        times = [self.metas[n].time_unix_seconds for n in self.path[-5:] if n in self.metas]
+        # Called from the metrics thread as well: a checkpoint may get lost between a look and the next.
+        metas = [self.metas.get(n) for n in self.path[-5:]]
+        times = [meta.time_unix_seconds for meta in metas if meta is not None]
         usual = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
         return max(self._stale_after_seconds, 4.0 * usual)
 
     def recovered(self, metas: Mapping[int, CheckpointMeta], journal_bytes: int) -> None:
-        """Take in what the journal held at start."""
+        """Take in what the journal held at start; ValueError if the checkpoints do not form a path."""
         self.metas = dict(metas)
         self.journal_bytes = journal_bytes
-        self._num_checkpoints = max(metas, default=-1) + 1
+        self.previous = [
+            metas[number].previous if number in metas else (number - 1 if number else None)
+            for number in range(max(metas, default=-1) + 1)
+        ]
         self.last_row_unix_seconds = max((meta.time_unix_seconds for meta in metas.values()), default=0.0)
         self.last_heard_unix_seconds = self.last_row_unix_seconds
-        self.path = path_of(self.previous_of_all())
+        self.path = path_of(self.previous)
         while self.next_checkpoint in self.metas:
             self.next_checkpoint += 1
 
     def all_findings(self) -> tuple[Finding, ...]:
         """Doubts about the checkpoints, by checkpoint number."""
-        path = self.analysis.path
-        found = [replace(finding, checkpoint=path[finding.checkpoint]) for finding in self.analysis.findings]
+        analysis = self.analysis  # one look: the loop may put another in its place meanwhile
+        found = [replace(a, checkpoint=analysis.path[a.checkpoint]) for a in analysis.findings]
         return tuple(found)
 
-    def previous_of_all(self) -> list[int | None]:
-        """The `previous` of every checkpoint; a lost one is taken to follow the one before it unless more is known."""
-        return [
-            self.metas[number].previous
-            if number in self.metas
-            else self._lost_previous.get(number, number - 1 if number else None)
-            for number in range(self.num_checkpoints)
-        ]
-
-    def path_before(self, checkpoint: int) -> tuple[int, ...]:
-        """The path as it was when `checkpoint` was to be recorded."""
+    def check_previous(self, checkpoint: int, previous: int | None) -> None:
+        """ValueError if `checkpoint` cannot follow `previous`, or if one after it could then not follow its own."""
         if checkpoint >= self.num_checkpoints:
-            return self.path
-        return path_of(self.previous_of_all()[:checkpoint])
+            superseded_by(self.path, previous)
+        else:
+            path_of([*self.previous[:checkpoint], previous, *self.previous[checkpoint + 1 :]])
 
     def announce(self) -> None:
         """Wake everybody who waits for a change."""
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def changed(self) -> None:
-        """Wait for the next change."""
-        await self._changed.wait()
+    def next_change(self) -> asyncio.Event:
+        """What is set at the next change. Taken before the state is read, no change is missed."""
+        return self._changed
 
     async def wait_analysed(self, checkpoint: int, timeout_seconds: float) -> bool:
         """Wait until rows below `checkpoint` are analysed and published; False if that took too long."""
         try:
             async with asyncio.timeout(timeout_seconds):
                 while self.analysed < checkpoint and not self.failure:
-                    await self.changed()
+                    await self.next_change().wait()
         except TimeoutError:
             return False
         return self.analysed >= checkpoint

@@ -7,7 +7,8 @@ loop. Everything is read from the journal, so nothing that is shown can differ f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,7 +35,8 @@ log = structlog.get_logger(__name__)
 BATCH_ROWS = 64
 BATCH_BYTES = 32 << 20
 """Rows of one batch are held in memory together."""
-RETRY_SECONDS = 2.0
+RETRY_SECONDS = (2.0, 4.0, 8.0, 16.0, 30.0)
+"""After the first failure, the second, ...; the last one from then on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +59,33 @@ class Worker:
         self._policy = policy
         self._executor = executor
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._stopping = False
+        self._catching_up: list[asyncio.Task[None]] = []
+        self._stop = asyncio.Event()
 
     def wake(self, run: Run) -> None:
         """See to it that the run's new rows are worked off."""
         run_id = run.description.run_id
-        if run_id not in self._tasks and not self._stopping:
+        if run_id not in self._tasks and not self._stop.is_set():
             task = asyncio.get_running_loop().create_task(self._work(run), name=f"run-{run.description.name}")
             self._tasks[run_id] = task
             task.add_done_callback(lambda _: self._rest(run))
+
+    def catch_up(self, runs: Iterable[Run], at_once: int) -> None:
+        """Work the runs off in the given order, `at_once` of them at a time: rows that come now wait for few."""
+        waiting = iter(runs)
+        loop = asyncio.get_running_loop()
+        self._catching_up = [loop.create_task(self._catch_up(waiting)) for _ in range(at_once)]
+
+    async def _catch_up(self, waiting: Iterator[Run]) -> None:
+        for run in waiting:
+            self.wake(run)
+            # A run that fails is tried again by its own task; the others need not wait for that.
+            while (task := self._tasks.get(run.description.run_id)) and not run.failure:
+                change = asyncio.ensure_future(run.next_change().wait())
+                await asyncio.wait({task, change}, return_when=asyncio.FIRST_COMPLETED)
+                change.cancel()
+            if self._stop.is_set():
+                return
 
     def _rest(self, run: Run) -> None:
         """A task has ended; a row may have come after it last looked."""
@@ -75,12 +95,13 @@ class Worker:
 
     async def stop(self) -> None:
         """Finish the batches in hand; what is left is done after the next start."""
-        self._stopping = True
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self._stop.set()
+        await asyncio.gather(*self._catching_up, *self._tasks.values())
 
     async def _work(self, run: Run) -> None:
         loop = asyncio.get_running_loop()
-        while run.analysed < run.num_checkpoints and not self._stopping:
+        failures = 0
+        while run.analysed < run.num_checkpoints and not self._stop.is_set():
             generation, analysis, begin = run.generation, run.analysis, run.analysed
             healed, run.healed = run.healed, False
             stop = min(run.num_checkpoints, begin + BATCH_ROWS)
@@ -95,7 +116,7 @@ class Worker:
                     analysis,
                     begin,
                     stop,
-                    run.previous_of_all(),
+                    run.previous.copy(),
                 )
             except Exception as error:  # whatever it is: said, counted, tried again; other runs go on
                 run.healed = run.healed or healed
@@ -103,8 +124,12 @@ class Worker:
                 self._registry.count_event("analysis_failed")
                 log.error("rows cannot be worked off", run=run.description.name, exc_info=error)
                 run.announce()
-                await asyncio.sleep(RETRY_SECONDS)
+                delay = RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)]
+                failures += 1
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), delay)
                 continue
+            failures = 0
             if run.generation == generation:
                 run.failure = ""
                 run.analysis, run.analysed = step.analysis, step.stop
@@ -122,6 +147,7 @@ class Worker:
         stop: int,
         previous: Sequence[int | None],
     ) -> _Step:
+        """Blocking; sees only what it is given, while the loop goes on with the run."""
         publish: list[PublishRow] = []
         read: dict[int, CheckpointMeta] = {}
         held = 0

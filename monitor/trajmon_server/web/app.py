@@ -14,15 +14,17 @@ from starlette.routing import Route
 __all__ = ["make_app"]
 
 
-def make_app(is_ready: Callable[[], bool], version: str, allowed_hosts: list[str]) -> Starlette:
-    """`/healthz` answers while the process lives, `/readyz` once it takes rows."""
+def make_app(why_not_ready: Callable[[], str], version: str, allowed_hosts: list[str]) -> Starlette:
+    """`/healthz` answers while the process lives, `/readyz` while there is no reason against taking rows."""
 
     async def healthz(request: Request) -> Response:
         return JSONResponse({"status": "ok", "version": version})
 
     async def readyz(request: Request) -> Response:
-        ready = is_ready()
-        return JSONResponse({"ready": ready}, status_code=200 if ready else 503)
+        problem = why_not_ready()
+        if problem:
+            return JSONResponse({"ready": False, "reason": problem}, status_code=503)
+        return JSONResponse({"ready": True})
 
     return Starlette(
         routes=[Route("/healthz", healthz, methods=["GET"]), Route("/readyz", readyz, methods=["GET"])],

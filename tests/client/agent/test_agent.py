@@ -14,10 +14,11 @@ import grpc
 import numpy as np
 import pytest
 
-from tests.client.conftest import (
+from client.recording import (  # noqa: TID251 # tests/client, on the path of the tests
     IngestServer,
     RecordedRun,
     assert_rows_equal,
+    names,
     record_run,
     run_agent,
     start_agent,
@@ -35,6 +36,11 @@ def note_of(recorded: RecordedRun) -> dict[str, object]:
     return read_json(recorded.run_dir.agent_file) or {}
 
 
+def wait_for_an_acknowledgement(recorded: RecordedRun) -> None:
+    before = recorded.run_dir.acked()
+    wait_until(lambda: recorded.run_dir.acked() > before, "an acknowledgement")
+
+
 def test_a_recorded_run_is_handed_in_and_reported_finished(home: Path, server: IngestServer) -> None:
     recorded = record_run(home, server.address, checkpoints=6)
     assert run_agent(recorded.run_dir) == 0
@@ -50,7 +56,7 @@ def test_a_recorded_run_is_handed_in_and_reported_finished(home: Path, server: I
     assert last.phase == ingest_pb2.RUN_PHASE_FINISHED
     assert (last.checkpoints_recorded, last.checkpoints_pending) == (6, 0)
     assert last.snapshot_bytes == recorded.store.used_bytes()
-    assert os.listdir(recorded.run_dir.spool) == []
+    assert names(recorded.run_dir.spool) == []
     assert recorded.run_dir.acked() == 6
     answer = read_json(recorded.run_dir.answer_file)
     assert answer is not None
@@ -102,9 +108,8 @@ def test_an_agent_killed_at_random_moments_delivers_every_row_once(home: Path, s
             recorded.add(step=10 * number, previous=number - 1)
         server.lose_answers = chance.randrange(2)
         with start_agent(recorded.run_dir) as agent:
-            acked = recorded.run_dir.acked()
             if chance.random() < 0.5:
-                wait_until(lambda before=acked: recorded.run_dir.acked() > before, "an acknowledgement")
+                wait_for_an_acknowledgement(recorded)
             time.sleep(chance.uniform(0.0, 1.0))
             agent.kill()
     owner.release()
@@ -112,15 +117,17 @@ def test_an_agent_killed_at_random_moments_delivers_every_row_once(home: Path, s
     stored = server.run("run")
     assert len(stored.rows) == 51
     assert_rows_equal(stored, recorded)
-    assert os.listdir(recorded.run_dir.spool) == []
+    assert names(recorded.run_dir.spool) == []
 
 
 def test_a_server_that_comes_late_gets_everything(home: Path, server: IngestServer) -> None:
     server.stop()
     recorded = record_run(home, server.address, checkpoints=4)
     with start_agent(recorded.run_dir) as agent:
-        wait_until(lambda: len(os.listdir(recorded.run_dir.spool)) == 4, "four rows in the spool")
-        wait_until(lambda: "UNAVAILABLE" in str(note_of(recorded).get("problem")), "the problem to be reported")
+        wait_until(lambda: len(names(recorded.run_dir.spool)) == 4, "four rows in the spool")
+        wait_until(
+            lambda: "UNAVAILABLE" in str(note_of(recorded).get("problem")), "the problem to be reported"
+        )
         server.start()
         assert agent.wait(60) == 0
     assert_rows_equal(server.run("run"), recorded)
@@ -133,7 +140,7 @@ def test_without_a_server_the_agent_gives_up_and_keeps_the_spool(
     server.stop()
     recorded = record_run(home, server.address, checkpoints=3)
     assert run_agent(recorded.run_dir) == 0
-    assert sorted(os.listdir(recorded.run_dir.spool)) == [f"{n:08d}.row" for n in range(3)]
+    assert names(recorded.run_dir.spool) == [f"{n:08d}.row" for n in range(3)]
     server.start()
     assert run_agent(recorded.run_dir) == 0
     assert_rows_equal(server.run("run"), recorded)
@@ -179,7 +186,7 @@ def test_a_refused_row_stops_the_sending_and_says_why(home: Path, server: Ingest
     assert run_agent(recorded.run_dir) == 0
     assert server.calls.count("PushRow") == 1
     assert note_of(recorded)["problem"] == "INVALID_ARGUMENT: record: no?[31m good"
-    assert len(os.listdir(recorded.run_dir.spool)) == 2
+    assert len(names(recorded.run_dir.spool)) == 2
 
 
 def test_an_agent_that_is_fenced_off_leaves_the_run_to_the_other(home: Path, server: IngestServer) -> None:
@@ -205,7 +212,7 @@ def test_a_wrong_token_is_reported_and_not_hammered(home: Path, server: IngestSe
     assert run_agent(recorded.run_dir) == 0
     assert note_of(recorded)["problem"] == "UNAUTHENTICATED: token is missing or wrong"
     assert len(server.calls) == 1
-    assert len(os.listdir(recorded.run_dir.spool)) == 1
+    assert len(names(recorded.run_dir.spool)) == 1
 
 
 def test_large_records_go_in_pieces(home: Path, server: IngestServer) -> None:
@@ -219,7 +226,12 @@ def test_large_records_go_in_pieces(home: Path, server: IngestServer) -> None:
     opened = connection.open_run(run, attempt=1)
     layers = 200_000
     header = types_pb2.RowHeader(
-        run_id=run.run_id, attempt=1, checkpoint=0, num_parts=1, fingerprint=run.layout.fingerprint, num_layers=layers
+        run_id=run.run_id,
+        attempt=1,
+        checkpoint=0,
+        num_parts=1,
+        fingerprint=run.layout.fingerprint,
+        num_layers=layers,
     )
     row = Row(header, np.ones((layers, 1)), np.zeros((layers, 4)), np.zeros(layers, dtype=np.uint8))
     record = encode(row)
@@ -230,7 +242,9 @@ def test_large_records_go_in_pieces(home: Path, server: IngestServer) -> None:
     assert "PushRowStream" in server.calls
 
 
-def test_a_truncated_snapshot_is_marked_missing_and_the_rest_stays_exact(home: Path, server: IngestServer) -> None:
+def test_a_truncated_snapshot_is_marked_missing_and_the_rest_stays_exact(
+    home: Path, server: IngestServer
+) -> None:
     recorded = record_run(home, server.address, checkpoints=2)
     assert run_agent(recorded.run_dir) == 0
     os.truncate(recorded.store.path(1), 5000)
@@ -256,7 +270,9 @@ def test_a_lost_snapshot_gets_a_row_that_knows_nothing(home: Path, server: Inges
     assert (rows[2].status == LayerStatus.SNAPSHOT_MISSING).all()
 
 
-def test_a_damaged_spool_file_is_made_anew(home: Path, server: IngestServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_spool_file_is_made_anew(
+    home: Path, server: IngestServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TRAJMON_AGENT_LINGER_SECONDS", "0.2")
     server.stop()
     recorded = record_run(home, server.address, checkpoints=3)
@@ -374,7 +390,7 @@ def test_at_the_spools_cap_rows_wait_as_snapshots(home: Path, server: IngestServ
     recorded = record_run(home, server.address, checkpoints=20)
     settings = AgentSettings(linger_seconds=0.5, spool_cap_bytes=3000)
     assert sync(recorded.run_dir.path, settings) == 20
-    assert 0 < len(os.listdir(recorded.run_dir.spool)) < 20
+    assert 0 < len(names(recorded.run_dir.spool)) < 20
     server.start()
     assert sync(recorded.run_dir.path, AgentSettings(spool_cap_bytes=3000)) == 0
     assert_rows_equal(server.run("run"), recorded)

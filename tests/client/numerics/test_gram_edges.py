@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from trajmon.numerics import kernel, reference
@@ -93,6 +95,35 @@ def test_an_older_layer_that_was_not_finite() -> None:
     assert row.status.tolist() == [EXACT] * 3
     np.testing.assert_array_equal(np.isnan(row.gram), [[0, 0, 1, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0]])
     np.testing.assert_array_equal(np.isnan(row.products), [[0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]])
+
+
+@settings(max_examples=150)
+@given(
+    damage=st.lists(
+        st.tuples(
+            st.sampled_from([None, np.nan, np.inf, 1e200, 0.0]), st.sampled_from([None, np.nan, -np.inf, 0.0])
+        )
+    ),
+    missing=st.sets(st.integers(0, 5)),
+    data=st.data(),
+)
+def test_any_damage_is_marked_as_the_definition_says(
+    damage: list[tuple[float | None, float | None]], missing: set[int], data: st.DataObject
+) -> None:
+    changes = [
+        {name: (1, value) for name, value in zip("ab", row, strict=True) if value is not None}
+        for row in damage
+    ]
+    *stored, new = [snapshot(number, **change) for number, change in enumerate([*changes, {}])]
+    if data.draw(st.booleans()) and stored:
+        stored[0], new = new, stored[0]
+    seen: list[Any] = [None if index in missing else s for index, s in enumerate(stored)]
+    paths = [PathIndices(None, None, None)] if not seen else [PathIndices(0, None, None)]
+    if len(seen) > 1:
+        positions = st.integers(1, len(seen) - 1)
+        paths.append(PathIndices(data.draw(positions), data.draw(positions), data.draw(positions)))
+    for path in paths:
+        both(new, seen, path)
 
 
 def test_inf_times_zero_is_not_taken_for_a_number() -> None:

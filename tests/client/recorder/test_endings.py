@@ -1,0 +1,93 @@
+"""How trainings end: none waits for the network, each is reported as what it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from client.recording import IngestServer, names, wait_until  # noqa: TID251 # tests/client, on the path of the tests
+from client.training import run_program  # noqa: TID251 # the same
+from trajmon.rundir import RecorderNote, RunDir
+from trajmon_protos.v1 import ingest_pb2
+
+FINISHED = ingest_pb2.RUN_PHASE_FINISHED
+LOST = ingest_pb2.RUN_PHASE_LOST
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "phase", "reason"),
+    [
+        ("recorder.checkpoint()", 0, FINISHED, ""),
+        ("recorder.checkpoint(); recorder.close()", 0, FINISHED, ""),
+        ("recorder.checkpoint(); sys.exit(3)", 3, FINISHED, ""),
+        ("recorder.checkpoint(); 1 / 0", 1, FINISHED, "training ended with ZeroDivisionError"),
+        ("with recorder: recorder.checkpoint(); {}['a']", 1, FINISHED, "training ended with KeyError"),
+        ("recorder.checkpoint(); os._exit(4)", 4, LOST, "training disappeared without a word"),
+        ("recorder.checkpoint(); os.kill(os.getpid(), 15)", -15, LOST, "training disappeared without a word"),
+        (
+            "recorder.checkpoint(); os.kill(os.getpid(), 2)",
+            -2,
+            FINISHED,
+            "training ended with KeyboardInterrupt",
+        ),
+    ],
+)
+def test_every_ending_is_reported(
+    home: Path,
+    server: IngestServer,
+    body: str,
+    status: int,
+    phase: ingest_pb2.RunPhase.ValueType,
+    reason: str,
+) -> None:
+    ended = run_program(body, server.address)
+    assert ended.returncode == status, ended.stderr
+    wait_until(lambda: server.runs and server.run("run").reports, "a report")
+    wait_until(lambda: server.run("run").reports[-1].phase == phase, "the ending to be reported")
+    assert server.run("run").reports[-1].reason == reason
+    assert len(server.run("run").rows) == 2
+
+
+def test_a_training_ends_while_the_server_hangs(home: Path, server: IngestServer) -> None:
+    server.hang()
+    ended = run_program("recorder.checkpoint(); recorder.close()", server.address)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert server.runs == {}, "the server never answered"
+    server.resume()
+    wait_until(lambda: server.runs and len(server.run("run").rows) == 2, "the agent to go on alone")
+
+
+def test_a_training_ends_without_any_server(home: Path) -> None:
+    ended = run_program("recorder.checkpoint(); recorder.close()", "127.0.0.1:1")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    run_dir = RunDir.of(home, "run")
+    wait_until(lambda: names(run_dir.spool) == ["00000000.row", "00000001.row"], "the rows in the spool")
+    note = RecorderNote.read(run_dir)
+    assert note is not None
+    assert note.state == "finished"
+
+
+def test_an_agent_that_cannot_be_started_costs_no_checkpoint(home: Path) -> None:
+    body = "sys.executable = '/nowhere'; recorder._session._agent._child.kill(); recorder._session._agent._child.wait(); "
+    body += "recorder._session._agent._started = 0.0; print(recorder.checkpoint(), recorder.checkpoint())"
+    ended = run_program(body, "127.0.0.1:1")
+    assert ended.stdout == "1 2\n"
+    assert "could not be started" in ended.stderr
+    assert len(names(RunDir.of(home, "run").snapshots)) == 3
+
+
+def test_ranks_other_than_0_record_nothing(home: Path) -> None:
+    body = """
+import torch.distributed as dist
+recorder.close()
+dist.init_process_group("gloo", init_method="file://" + os.environ["TRAJMON_HOME"] + "/meet", rank=int(sys.argv[1]) if len(sys.argv) > 1 else 0, world_size=1)
+print(dist.get_rank(), trajmon.watch(training.model, run="other", server="127.0.0.1:1").status.state)
+torch.distributed.get_rank = lambda: 1
+second = trajmon.watch(training.model, run="third", server="127.0.0.1:1")
+print(second.status.state, second.status.reason, second.checkpoint(), second.advice.state)
+dist.destroy_process_group()
+"""
+    ended = run_program(body, "127.0.0.1:1")
+    assert ended.stdout == "0 recording\nclosed rank 0 records, this is rank 1 None unknown\n", ended.stderr
+    assert not (home / "client" / "third").exists()

@@ -1,0 +1,283 @@
+"""A real training under watch: what arrives, and what training notices of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import trajmon
+import trajmon._watch
+from client.recording import (  # noqa: TID251 # tests/client, on the path of the tests
+    IngestServer,
+    StoredRun,
+    names,
+    wait_until,
+)
+from client.training import Training, gram_of  # noqa: TID251 # the same
+from trajmon._files import lock_holder
+from trajmon._settings import Limits
+from trajmon.rundir import RunDir
+from trajmon_protos.record import LayerStatus
+from trajmon_protos.v1 import ingest_pb2
+
+
+@pytest.fixture
+def quick_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trajmon._watch, "LIMITS", Limits(agent_restart_seconds=0.0))
+
+
+def finish(recorder: trajmon.Recorder) -> None:
+    """Close, and wait for the agent however long this machine needs."""
+    recorder.close(timeout=90.0)
+    assert recorder.status.pending == 0, recorder.status
+
+
+def assert_gram(
+    stored: StoredRun, history: list[dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]]]
+) -> None:
+    gram = gram_of(history)
+    norms = np.sqrt(np.einsum("lii->li", gram))
+    assert len(stored.rows) == len(history)
+    for number, row in enumerate(stored.rows):
+        scale = norms[:, number, None] * norms[:, : number + 1]
+        error = np.abs(row.gram - gram[:, number, : number + 1])
+        assert (error <= 1e-13 * scale).all(), f"checkpoint {number}"
+
+
+def test_the_rows_are_the_grams_of_the_training(home: Path, server: IngestServer) -> None:
+    training = Training()
+    history = [training.parameters()]
+    with trajmon.watch(
+        training.model,
+        run="run",
+        optimizer=training.optimizer,
+        server=server.address,
+        tags=("a", "b"),
+        groups={"first": r"^0\."},
+        strict=True,
+    ) as recorder:
+        for number, step in enumerate(training.legs(12), start=1):
+            metrics = {"loss": training.loss, "nan": float("nan")}
+            assert recorder.checkpoint(step=step, epoch=number / 2, metrics=metrics) == number
+            history.append(training.parameters())
+        assert recorder.status.state == "recording"
+        assert recorder.status.recorded == 13
+        finish(recorder)
+    stored = server.run("run")
+    assert_gram(stored, history)
+    assert list(stored.request.tags) == ["a", "b"]
+    assert "first" in [group.name for group in stored.request.layout.groups]
+    info = stored.rows[3].header.info
+    assert (info.step, info.epoch, info.learning_rate) == (15, 1.5, 0.05)
+    assert set(info.metrics) == {"loss", "nan"}
+    assert info.stall_seconds > 0
+    assert stored.reports[-1].phase == ingest_pb2.RUN_PHASE_FINISHED
+    assert recorder.status.state == "closed"
+    assert recorder.checkpoint() is None
+
+
+def test_training_under_watch_is_the_same_training(home: Path, server: IngestServer) -> None:
+    def final_state(
+        watched: bool,
+    ) -> tuple[dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]], object]:
+        random.seed(1)
+        np.random.seed(1)  # noqa: NPY002 # the global generator is what must not be touched
+        training = Training()
+        recorder = (
+            trajmon.watch(
+                training.model, run="run", optimizer=training.optimizer, server=server.address, strict=True
+            )
+            if watched
+            else None
+        )
+        for _ in training.legs(10):
+            if recorder is not None:
+                recorder.checkpoint(metrics={"loss": training.loss})
+        if recorder is not None:
+            assert recorder.status.recorded == 11
+            recorder.close()
+        draws = (random.random(), np.random.random(), torch.rand(1).item())  # noqa: NPY002 # the same
+        return training.parameters(), draws
+
+    alone, watched = final_state(False), final_state(True)
+    assert alone[1] == watched[1]
+    for name, value in alone[0].items():
+        assert value.tobytes() == watched[0][name].tobytes()
+
+
+def test_advice_and_hallmarks_come_back(home: Path, server: IngestServer) -> None:
+    training = Training()
+    recorder = trajmon.watch(training.model, run="run", server=server.address)
+    wait_until(lambda: recorder.advice.evidence.get("rows") == 1.0, "an answer that knows the first row")
+    assert recorder.advice.state == "explore"
+    assert not recorder.advice.switch
+    assert recorder.advice.reason == "the test server always explores"
+    assert recorder.advice.checkpoint == 0
+    assert recorder.hallmarks == {"network": {"mds": 0.5}}
+    finish(recorder)
+    (RunDir.of(home, "run").answer_file).write_text('{"advice": ')
+    assert recorder.advice.state == "unknown"
+    assert recorder.hallmarks == {}
+    RunDir.of(home, "run").answer_file.unlink()
+    assert recorder.advice.reason == "no answer from the server yet"
+
+
+def test_an_agent_that_is_killed_is_started_again(
+    home: Path, server: IngestServer, quick_restarts: None
+) -> None:
+    training = Training()
+    history = [training.parameters()]
+    recorder = trajmon.watch(training.model, run="run", server=server.address, strict=True)
+    run_dir = RunDir.of(home, "run")
+    chance = random.Random(3)
+    killed = 0
+    for leg, _ in enumerate(training.legs(40)):
+        recorder.checkpoint()
+        history.append(training.parameters())
+        agent = lock_holder(run_dir.agent_lock)
+        if leg % 4 == 3 and agent is not None:
+            time.sleep(chance.uniform(0.0, 0.3))
+            os.kill(agent, 9)
+            wait_until(lambda: lock_holder(run_dir.agent_lock) is None, "the agent to be gone")
+            killed += 1
+        elif leg % 4 == 1:
+            wait_until(lambda: lock_holder(run_dir.agent_lock) is not None, "an agent")
+    assert killed == 10
+    assert recorder.status.agent_restarts >= 9
+    finish(recorder)
+    assert_gram(server.run("run"), history)
+    assert server.run("run").reports[-1].agent_restarts == recorder.status.agent_restarts
+
+
+def test_without_a_server_everything_waits_and_arrives_later(home: Path, server: IngestServer) -> None:
+    server.stop()
+    training = Training()
+    recorder = trajmon.watch(training.model, run="run", server=server.address, strict=True)
+    for _ in training.legs(3):
+        recorder.checkpoint()
+    wait_until(lambda: len(names(RunDir.of(home, "run").spool)) == 4, "four rows in the spool")
+    wait_until(lambda: "UNAVAILABLE" in recorder.status.reason, "the problem in the status")
+    assert recorder.status.pending == 4
+    assert recorder.status.state == "recording"
+    server.start()
+    finish(recorder)
+    assert len(server.run("run").rows) == 4
+    assert recorder.status.reason == ""
+
+
+def test_a_hanging_server_holds_up_nothing(home: Path, server: IngestServer) -> None:
+    server.hang()
+    training = Training()
+    recorder = trajmon.watch(training.model, run="run", server=server.address, strict=True)
+    wait_until(lambda: "OpenRun" in server.calls, "a call that hangs")
+    for _ in training.legs(3):
+        assert recorder.checkpoint() is not None
+    recorder.close(timeout=0.5)
+    assert recorder.status.pending == 4
+    server.resume()
+    wait_until(lambda: recorder.status.pending == 0, "the agent to go on alone")
+    assert len(server.run("run").rows) == 4
+
+
+def test_a_nan_layer_is_marked_and_the_others_stay_exact(home: Path, server: IngestServer) -> None:
+    training = Training()
+    with trajmon.watch(training.model, run="run", server=server.address, strict=True) as recorder:
+        with torch.no_grad():
+            training.model[1].weight[3] = float("nan")  # type: ignore[index, operator] # a Sequential's second module
+        recorder.checkpoint()
+        finish(recorder)
+    row = server.run("run").rows[1]
+    layers = [layer.name for layer in server.run("run").request.layout.layers]
+    bad = layers.index("1.weight")
+    assert row.status[bad] == LayerStatus.NON_FINITE
+    assert np.isnan(row.gram[bad]).all()
+    good = [index for index in range(len(layers)) if index != bad]
+    assert (row.status[good] == LayerStatus.EXACT).all()
+    assert np.isfinite(row.gram[good]).all()
+
+
+def test_the_budget_stops_recording_and_says_so(
+    home: Path, server: IngestServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    training = Training()
+    recorder = trajmon.watch(training.model, run="run", server=server.address, snapshot_budget_bytes=20_000)
+    taken = [recorder.checkpoint() for _ in training.legs(5)]
+    assert taken[0] == 1
+    assert taken[-2:] == [None, None]
+    status = recorder.status
+    assert status.state == "stopped"
+    assert status.reason.startswith(
+        "the snapshot budget of 20000 bytes is used up: 3 checkpoints take 18048 bytes"
+    )
+    assert status.reason.endswith("Give a larger snapshot_budget_bytes, or record less often")
+    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
+    wait_until(
+        lambda: (
+            server.runs and any(r.phase == ingest_pb2.RUN_PHASE_STOPPED for r in server.run("run").reports)
+        ),
+        "the server to hear of it",
+    )
+    assert server.run("run").reports[-1].reason == status.reason
+    finish(recorder)
+    assert len(server.run("run").rows) == 3
+    assert server.run("run").reports[-1].phase == ingest_pb2.RUN_PHASE_FINISHED
+
+
+def test_a_model_that_changes_stops_recording(home: Path, server: IngestServer) -> None:
+    model = nn.Sequential(nn.Linear(4, 3))
+    recorder = trajmon.watch(model, run="run", server=server.address)
+    model[0] = nn.Linear(4, 5)
+    assert recorder.checkpoint() is None
+    assert recorder.status.state == "stopped"
+    assert recorder.status.reason == (
+        "layer '0.weight' has shape (5, 4), recording began with (3, 4); recording stopped, training goes on"
+    )
+    assert recorder.checkpoint() is None
+    finish(recorder)
+
+
+def test_a_forked_child_records_nothing(home: Path, server: IngestServer) -> None:
+    training = Training()
+    recorder = trajmon.watch(training.model, run="run", server=server.address, strict=True)
+    child = os.fork()
+    if child == 0:
+        ok = recorder.checkpoint() is None and recorder.status.recorded == 0
+        recorder.close()
+        os._exit(0 if ok else 1)
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+    assert recorder.checkpoint() == 1
+    assert lock_holder(RunDir.of(home, "run").owner_lock) == os.getpid()
+    finish(recorder)
+
+
+def test_no_threads_and_no_network_in_the_training_process(home: Path, server: IngestServer) -> None:
+    training = Training()
+    training.train(2)
+    threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208 # counted, not opened
+    descriptors = sockets()
+    recorder = trajmon.watch(training.model, run="run", server="127.0.0.1:1", strict=True)
+    recorder.checkpoint()
+    assert len(os.listdir("/proc/self/task")) == threads  # noqa: PTH208 # the same
+    assert sockets() == descriptors
+    recorder.close(timeout=0.0)
+
+
+def sockets() -> set[str]:
+    found = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        try:
+            target = str(descriptor.readlink())
+        except FileNotFoundError:
+            continue
+        if target.startswith("socket:"):
+            found.add(target)
+    return found
