@@ -24,11 +24,11 @@ class Metadata:
         """The given step as an integer, `otherwise` if there is none that fits into 64 bits."""
         if given is None:
             return otherwise
-        number = self._number(given)
-        if number is None or not -(2.0**63) <= number < 2.0**63:
+        number = given if isinstance(given, int) else self._number(given)
+        if number is None or not -(2**63) <= number < 2**63:
             self._say_once("step", f"step {given!r} is not a 64-bit integer; {otherwise} was used")
             return otherwise
-        return given if isinstance(given, int) else int(number)
+        return int(number)
 
     def finite(self, name: str, given: object) -> float | None:
         """The given number; None if there is none that is finite."""

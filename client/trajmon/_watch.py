@@ -127,7 +127,7 @@ def _open(
     plan = plan_model(model, groups=groups, views=views)
     run_dir = RunDir.of(home_directory(options.home), options.run)
     _check_resume(run_dir, options)
-    run_dir.create()
+    _create(run_dir)
     owner = ProcessLock(run_dir.owner_lock)
     _acquire(owner, run_dir, options.run)
     try:
@@ -158,6 +158,15 @@ def _open(
         owner.release()
         raise
     return session
+
+
+def _create(run_dir: RunDir) -> None:
+    try:
+        run_dir.create()
+    except OSError as error:
+        raise RefusedError(
+            f"{run_dir.home} cannot be written: {error.strerror}; give another home=, or set TRAJMON_HOME"
+        ) from error
 
 
 def _check_options(options: _Options) -> None:

@@ -88,7 +88,7 @@ def assert_everything(server: ServerProcess, truths: dict[str, Truth]) -> int:
     return rows
 
 
-@pytest.mark.timeout(470)
+@pytest.mark.timeout(1200)
 def test_the_server(
     tmp_path: Path,
     server: ServerProcess,
@@ -98,8 +98,8 @@ def test_the_server(
 ) -> None:
     began = time.monotonic()
     stop = threading.Event()
-    options = ("--steps", "240", "--every", "4", "--pause", "0.01")
-    truths = [reference(seed, 240, 4) for seed in (0, 1)]
+    options = ("--steps", "300", "--every", "5", "--pause", "0.015")
+    truths = [reference(seed, 300, 5) for seed in (0, 1)]
     lanes = [Lane(server, tmp_path, f"lane{seed}", (*options, "--seed", str(seed)), stop) for seed in (0, 1)]
     pusher = Pusher(server, stop, random.Random(chance.random()))
     fixed = SyntheticRun("fixed", num_checkpoints=70)
@@ -117,7 +117,7 @@ def test_the_server(
                     starting_kills += 1
                     kill_while_it_starts(server, chance)
                 else:
-                    time.sleep(chance.uniform(0.0, 2.0))
+                    time.sleep(chance.uniform(0.0, 1.5))
                     receipts = dict(pusher.receipts)
                     acked |= {run_dir: run_dir.acked() for run_dir in run_dirs(server.home)}
                     server.kill()
@@ -198,7 +198,7 @@ def assert_pushed(server: ServerProcess, pusher: Pusher) -> None:
         np.testing.assert_allclose(shown["gram"], run.gram(list(range(len(rows)))), rtol=1e-12)
 
 
-@pytest.mark.timeout(470)
+@pytest.mark.timeout(1200)
 def test_the_agent(
     tmp_path: Path,
     server: ServerProcess,
@@ -309,7 +309,7 @@ class Victim:
             time.sleep(0.02)
 
 
-@pytest.mark.timeout(470)
+@pytest.mark.timeout(1200)
 def test_the_training(
     tmp_path: Path,
     server: ServerProcess,

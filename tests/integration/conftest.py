@@ -1,6 +1,6 @@
-"""A real server for each module of tests, and for each test a team of its own: names and runs never meet.
+"""Real servers: one of its own for a test that stops or damages it, else one that a module's tests share.
 
-Modules that stop or damage their server define a `server` of their own, one for each test.
+On a shared server each test is a team of its own, so that names and runs never meet.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -28,8 +29,21 @@ def team_settings() -> str:
     return json.dumps(entries)
 
 
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    started = ServerProcess(tmp_path / "home").start()
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def client(server: ServerProcess) -> Iterator[Client]:
+    with Client(server.addresses["grpc"], server.token) as connected:
+        yield connected
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     environment = {"TRAJMON_SERVER_TOKENS": team_settings()}
     started = ServerProcess(tmp_path_factory.mktemp("server") / "home", environment=environment).start()
     yield started
@@ -37,14 +51,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     assert "Traceback" not in started.log
 
 
+@pytest.fixture
+def team_client(shared_server: ServerProcess) -> Iterator[Client]:
+    with Client(shared_server.addresses["grpc"], next(_unused)) as connected:
+        yield connected
+
+
 @pytest.fixture(autouse=True)
 def own_run_ids(request: pytest.FixtureRequest) -> Iterator[None]:
     token = SALT.set(request.node.nodeid)
     yield
     SALT.reset(token)
-
-
-@pytest.fixture
-def client(server: ServerProcess) -> Iterator[Client]:
-    with Client(server.addresses["grpc"], next(_unused)) as connected:
-        yield connected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -14,7 +15,17 @@ from support.calls import get_run, open_run, push, refused
 from support.rows import SyntheticRun
 from support.server import Client, ServerProcess
 from trajmon_protos import record
-from trajmon_protos.v1 import ingest_pb2
+from trajmon_protos.v1 import ingest_pb2, query_pb2
+
+
+@pytest.fixture
+def server(shared_server: ServerProcess) -> ServerProcess:
+    return shared_server
+
+
+@pytest.fixture
+def client(team_client: Client) -> Client:
+    return team_client
 
 
 def stored_rows(server: ServerProcess, run: SyntheticRun) -> dict[str, bytes]:
@@ -153,8 +164,8 @@ def _with_arrays(run: SyntheticRun, change: str) -> bytes:
     ],
 )
 def test_a_wrong_record_names_what_is_wrong(
-    server: ServerProcess, client: Client, make, field: str, text: str
-) -> None:  # type: ignore[no-untyped-def] # parametrised
+    server: ServerProcess, client: Client, make: Callable[[SyntheticRun], bytes], field: str, text: str
+) -> None:
     run = SyntheticRun("bad")
     epoch = open_run(client, run).writer_epoch
     push(client, run, epoch, run.record(0))
@@ -202,8 +213,8 @@ def test_unknown_run_is_not_found(server: ServerProcess, client: Client) -> None
     ],
 )
 def test_a_wrong_open_request_names_what_is_wrong(
-    server: ServerProcess, client: Client, change, text: str
-) -> None:  # type: ignore[no-untyped-def] # parametrised
+    server: ServerProcess, client: Client, change: Callable[[ingest_pb2.OpenRunRequest], object], text: str
+) -> None:
     request = SyntheticRun("open").open_request()
     change(request)
     before = sorted((server.data_dir / "journal").glob("*/run.json"))
@@ -344,3 +355,59 @@ def test_a_public_address_needs_a_word(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path / "home")
     with pytest.raises(AssertionError, match="tokens would cross the network in clear text"):
         server.start("--grpc", "0.0.0.0:0")
+
+
+def test_a_run_id_of_another_team_is_refused(server: ServerProcess, client: Client) -> None:
+    run = SyntheticRun("theirs")
+    with Client(server.addresses["grpc"], server.token) as other:
+        epoch = open_run(other, run).writer_epoch
+        push(other, run, epoch, run.record(0))
+        refused(
+            grpc.StatusCode.ALREADY_EXISTS,
+            "RUN_ID_TAKEN",
+            f"run id {run.run_id} is in use; draw another",
+            lambda: open_run(client, run),
+        )
+        assert push(other, run, epoch, run.record(1)).next_checkpoint == 2
+
+
+def test_a_shape_that_no_number_holds_is_refused(client: Client) -> None:
+    request = SyntheticRun("huge").open_request()
+    request.layout.layers[0].shape[:] = [1 << 63, 1 << 63]
+    refused(
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "INVALID_REQUEST",
+        f"layout.layers[0].shape: more than 32 dimensions or {1 << 62} parameters",
+        lambda: client.ingest.OpenRun(request, metadata=client.metadata, timeout=20),
+    )
+    listed = client.query.ListRuns(query_pb2.ListRunsRequest(), metadata=client.metadata, timeout=20)
+    assert not listed.runs
+
+
+def test_many_long_violations_still_reach_the_caller(client: Client) -> None:
+    request = SyntheticRun("wordy", num_layers=40).open_request()
+    for layer in request.layout.layers:
+        layer.name = "é" * 256
+    error = refused(
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "INVALID_REQUEST",
+        "appears twice",
+        lambda: client.ingest.OpenRun(request, metadata=client.metadata, timeout=20),
+    )
+    status = rpc_status.from_call(error)
+    violations = error_details_pb2.BadRequest()
+    assert status is not None
+    assert status.details[1].Unpack(violations)
+    assert violations.field_violations[0].field == "layout.layers[1].name"
+
+
+def test_a_stream_for_an_unknown_run_is_refused_before_its_data(client: Client) -> None:
+    run = SyntheticRun("unknown")
+    refused(
+        grpc.StatusCode.NOT_FOUND,
+        "NO_SUCH_RUN",
+        "open it first",
+        lambda: client.ingest.PushRowStream(
+            _stream(run, 1, b"x" * 1000), metadata=client.metadata, timeout=20
+        ),
+    )

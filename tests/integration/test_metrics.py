@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,19 +28,6 @@ def values(text: str, name: str) -> dict[str, float]:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    started = ServerProcess(tmp_path / "home").start()
-    yield started
-    started.stop()
-
-
-@pytest.fixture
-def client(server: ServerProcess) -> Iterator[Client]:
-    with Client(server.addresses["grpc"], server.token) as connected:
-        yield connected
-
-
-@pytest.fixture
 def watched(server: ServerProcess, client: Client) -> SyntheticRun:
     run = SyntheticRun("metrics", num_checkpoints=7)
     push_all(client, run)
@@ -58,7 +44,9 @@ def test_hallmarks_are_exported_by_run_and_group(server: ServerProcess, watched:
     assert exported['{group="network",run="metrics"}'] == pytest.approx(mds, rel=1e-12)
     assert '{group="first",run="metrics"}' in exported
     assert values(text, "trajmon_checkpoint_step") == {'{run="metrics"}': 60.0}
-    assert values(text, "trajmon_last_checkpoint_timestamp_seconds") == {'{run="metrics"}': watched.started + 6}
+    assert values(text, "trajmon_last_checkpoint_timestamp_seconds") == {
+        '{run="metrics"}': watched.started + 6
+    }
     assert sum(values(text, "trajmon_advice_state").values()) == 1.0
     assert values(text, "trajmon_switch_advised") == {'{run="metrics"}': 0.0}
     assert values(text, "trajmon_ingest_rows_total") == {'{outcome="stored"}': 7.0}

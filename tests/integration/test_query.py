@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import urllib.request
+from functools import partial
+from typing import Any
 
 import grpc
 import numpy as np
@@ -15,9 +17,20 @@ from support.server import Client, ServerProcess
 from trajmon_protos.v1 import ingest_pb2, query_pb2
 
 
+@pytest.fixture
+def server(shared_server: ServerProcess) -> ServerProcess:
+    return shared_server
+
+
+@pytest.fixture
+def client(team_client: Client) -> Client:
+    return team_client
+
+
 def cosines(points: np.ndarray) -> np.ndarray:
     unit = points / np.linalg.norm(points, axis=1, keepdims=True)
-    return unit @ unit.T
+    product: np.ndarray = unit @ unit.T
+    return product
 
 
 @pytest.mark.parametrize("scope", ["network", "group:first", "layer:layer1.weight"])
@@ -241,13 +254,9 @@ def test_every_method_has_an_access_rule_and_strangers_get_nothing(server: Serve
     assert served == {method for method in RULES if method.startswith("/trajmon_protos")}
     with Client(server.addresses["grpc"], "some-token-that-is-wrong") as stranger:
         for method in sorted(served):
-            call = stranger.channel.stream_stream(method)
-            refused(
-                grpc.StatusCode.UNAUTHENTICATED,
-                None,
-                "token is not valid",
-                lambda call=call: list(call(iter([b""]), metadata=stranger.metadata, timeout=20)),
-            )
+            call: Any = stranger.channel.stream_stream(method)
+            answers = call(iter([b""]), metadata=stranger.metadata, timeout=20)
+            refused(grpc.StatusCode.UNAUTHENTICATED, None, "token is not valid", partial(list, answers))
 
 
 def test_health_over_http_checks_the_host(server: ServerProcess) -> None:

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
-import pytest
 
 from support.calls import get_hallmarks, get_map, get_run, open_run, push, push_all, report
 from support.rows import SyntheticRun
 from support.server import Client, ServerProcess
 from trajmon_protos.v1 import ingest_pb2
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    started = ServerProcess(tmp_path / "home").start()
-    yield started
-    started.stop()
 
 
 def test_everything_is_back_after_a_kill(server: ServerProcess) -> None:

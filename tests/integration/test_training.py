@@ -10,7 +10,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,14 @@ STEPS, EVERY = 48, 4
 CLOSE_SECONDS = 60.0
 
 Array = NDArray[np.float64]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One server for all of these trainings: each has a run of its own."""
+    started = ServerProcess(tmp_path_factory.mktemp("server") / "home").start()
+    yield started
+    started.stop()
 
 
 @dataclass
@@ -282,12 +290,13 @@ def test_views_and_groups_of_the_user(server: ServerProcess, client: Client) -> 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
 def test_other_precisions(server: ServerProcess, client: Client, dtype: torch.dtype) -> None:
-    watched = train(server, "precise", make_model(seed=0).to(dtype))
-    layout = get_run(client, "precise").layout
+    run = str(dtype)
+    watched = train(server, run, make_model(seed=0).to(dtype))
+    layout = get_run(client, run).layout
     assert {layer.dtype for layer in layout.layers} == {str(dtype).removeprefix("torch.")}
-    gram = get_map(client, "precise")["gram"]
+    gram = get_map(client, run)["gram"]
     watched.truth.assert_gram(gram, watched.steps)
-    assert_scope(client, watched, "precise", "layer:3.weight", ["3.weight"])
+    assert_scope(client, watched, run, "layer:3.weight", ["3.weight"])
 
 
 def cli(server: ServerProcess, *arguments: str) -> str:
@@ -306,7 +315,7 @@ def cli(server: ServerProcess, *arguments: str) -> str:
 
 def test_commands_show_the_run(server: ServerProcess, tmp_path: Path) -> None:
     watched = train(server, "shown", tags=["mine"])
-    (summary,) = json.loads(cli(server, "runs", "--json"))
+    (summary,) = [run for run in json.loads(cli(server, "runs", "--json")) if run["name"] == "shown"]
     assert (summary["name"], summary["checkpoints"], summary["tags"]) == ("shown", 13, ["mine"])
     flat = watched.truth.at(watched.steps)
     hallmarks = json.loads(cli(server, "hallmarks", "shown", "--json"))

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from trajmon_protos import record
 from trajmon_protos.v1 import ingest_pb2, types_pb2
 
-
 SALT = contextvars.ContextVar("SALT", default="")
 """Goes into every run id: tests that share a server choose each their own."""
 
@@ -31,7 +30,9 @@ class SyntheticRun:
     def __post_init__(self) -> None:
         self.started = float(int(time.time()))
         random = np.random.default_rng(self.seed)
-        self.run_id = hashlib.blake2b(f"{SALT.get()}/{self.name}/{self.seed}".encode(), digest_size=16).hexdigest()
+        self.run_id = hashlib.blake2b(
+            f"{SALT.get()}/{self.name}/{self.seed}".encode(), digest_size=16
+        ).hexdigest()
         self.fingerprint = hashlib.blake2b(f"{self.num_layers}".encode(), digest_size=16).hexdigest()
         shape = (self.num_checkpoints, self.num_layers, self.layer_size)
         self.parameters: NDArray[np.float64] = np.cumsum(random.normal(size=shape), axis=0) + 3.0

@@ -108,7 +108,9 @@ class Agent:
             return True
         # With a file already there, an agent was killed between writing it and freeing the slot.
         if not self._store.path(header.checkpoint).exists():
-            self._store.write(header.checkpoint, header, slot.data, durable=True)
+            # Not synced here: the slot must be free for the next checkpoint soon, and a machine that crashes takes
+            # the slot with it anyway. The row waits for the sync.
+            self._store.write(header.checkpoint, header, slot.data, durable=False)
         slot.set_state(SlotState.FREE)
         return True
 

@@ -43,7 +43,7 @@ _BF16: Final = np.uint16(0)
 _F16: Final = np.int16(0)
 
 # Sums may be reordered and fused. NaN and Inf must stay what they are: no "nnan", no "ninf".
-_SUMS: Final = {"reassoc", "contract", "nsz", "nnan", "ninf"}
+_SUMS: Final = {"reassoc", "contract", "nsz"}
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

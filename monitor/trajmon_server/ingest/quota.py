@@ -73,7 +73,8 @@ def check_row(record_bytes: int, usage: Usage, limits: Limits) -> None:
             f"run uses {usage.run_bytes} bytes, the limit is {limits.max_run_bytes} (limits.max_run_bytes)",
             retry_seconds=60.0,
         )
-    if usage.free_disk_bytes - record_bytes < limits.min_free_disk_bytes:
+    # Without a reserve, the disk itself says when it is full.
+    if 0 < limits.min_free_disk_bytes > usage.free_disk_bytes - record_bytes:
         raise Exhausted(
             "DISK_RESERVE",
             f"the server's disk has {usage.free_disk_bytes} bytes free and keeps "

@@ -214,7 +214,9 @@ class Run:
         """The word on the run now: `unknown` before the first row, and when a running run has gone silent."""
         advice = self.analysis.advice
         if advice is None:
-            waiting = f"{self.num_checkpoints} checkpoints have arrived and are still to be looked at."
+            waiting = (
+                f"None of the {self.num_checkpoints} checkpoints that have arrived has been looked at yet."
+            )
             reason = waiting if self.num_checkpoints else "No checkpoint has arrived yet."
             return Advice(AdviceState.UNKNOWN, 0, {}, reason, self._policy.name)
         age = time.time() - self.last_heard_unix_seconds

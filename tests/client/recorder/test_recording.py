@@ -80,7 +80,8 @@ def test_the_rows_are_the_grams_of_the_training(home: Path, server: IngestServer
     assert set(info.metrics) == {"loss", "nan"}
     assert info.stall_seconds > 0
     assert stored.reports[-1].phase == ingest_pb2.RUN_PHASE_FINISHED
-    assert recorder.status.state == "closed"
+    closed = recorder.status
+    assert closed.state == "closed"
     assert recorder.checkpoint() is None
 
 
@@ -124,7 +125,8 @@ def test_advice_and_hallmarks_come_back(home: Path, server: IngestServer) -> Non
     assert recorder.hallmarks == {"network": {"mds": 0.5}}
     finish(recorder)
     (RunDir.of(home, "run").answer_file).write_text('{"advice": ')
-    assert recorder.advice.state == "unknown"
+    unreadable = recorder.advice
+    assert unreadable.state == "unknown"
     assert recorder.hallmarks == {}
     RunDir.of(home, "run").answer_file.unlink()
     assert recorder.advice.reason == "no answer from the server yet"
@@ -191,7 +193,7 @@ def test_a_nan_layer_is_marked_and_the_others_stay_exact(home: Path, server: Ing
     training = Training()
     with trajmon.watch(training.model, run="run", server=server.address, strict=True) as recorder:
         with torch.no_grad():
-            training.model[1].weight[3] = float("nan")  # type: ignore[index, operator] # a Sequential's second module
+            training.model[1].weight[3] = float("nan")  # type: ignore[operator] # a Sequential's second module
         recorder.checkpoint()
         finish(recorder)
     row = server.run("run").rows[1]
