@@ -111,10 +111,28 @@ def acknowledged(server: ServerProcess, start: int, count: int) -> tuple[list[di
     base = statistics.median(bare)
     name = f"ack, L={NUM_LAYERS}, t={start}"
     return [
-        {"name": f"{name}: rows/s", "value": 1 / statistics.fmean(taken), "unit": "1/s", "limit": None, "ok": True},
+        {
+            "name": f"{name}: rows/s",
+            "value": 1 / statistics.fmean(taken),
+            "unit": "1/s",
+            "limit": None,
+            "ok": True,
+        },
         {"name": f"{name}: p50", "value": median * 1e3, "unit": "ms", "limit": None, "ok": True},
-        {"name": f"{name}: p99", "value": percentile(taken, 0.99) * 1e3, "unit": "ms", "limit": None, "ok": True},
-        {"name": f"{name}: p50 / bare write+fsync", "value": median / base, "unit": "x", "limit": None, "ok": True},
+        {
+            "name": f"{name}: p99",
+            "value": percentile(taken, 0.99) * 1e3,
+            "unit": "ms",
+            "limit": None,
+            "ok": True,
+        },
+        {
+            "name": f"{name}: p50 / bare write+fsync",
+            "value": median / base,
+            "unit": "x",
+            "limit": None,
+            "ok": True,
+        },
     ], median
 
 
@@ -157,8 +175,20 @@ def many_runs(server: ServerProcess, num_runs: int, checkpoint: int, rows: int) 
     name = f"{num_runs} runs at once, t={checkpoint}"
     return [
         {"name": f"{name}: rows/s", "value": len(taken) / elapsed, "unit": "1/s", "limit": None, "ok": True},
-        {"name": f"{name}: p50", "value": statistics.median(taken) * 1e3, "unit": "ms", "limit": None, "ok": True},
-        {"name": f"{name}: p99", "value": percentile(taken, 0.99) * 1e3, "unit": "ms", "limit": None, "ok": True},
+        {
+            "name": f"{name}: p50",
+            "value": statistics.median(taken) * 1e3,
+            "unit": "ms",
+            "limit": None,
+            "ok": True,
+        },
+        {
+            "name": f"{name}: p99",
+            "value": percentile(taken, 0.99) * 1e3,
+            "unit": "ms",
+            "limit": None,
+            "ok": True,
+        },
     ]
 
 
@@ -196,7 +226,13 @@ def memory(num_runs: int, checkpoints: int) -> list[dict[str, Any]]:
             server.stop()
     name = f"resident memory, {num_runs} runs of T={checkpoints}, L={NUM_LAYERS}"
     return [
-        {"name": f"{name}: runs recovered", "value": done, "unit": "", "limit": f">= {num_runs}", "ok": done >= num_runs},
+        {
+            "name": f"{name}: runs recovered",
+            "value": done,
+            "unit": "",
+            "limit": f">= {num_runs}",
+            "ok": done >= num_runs,
+        },
         {
             "name": f"{name}: peak (empty server {base / 2**20:.0f} MiB)",
             "value": peak / 2**20,

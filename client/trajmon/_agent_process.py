@@ -42,12 +42,13 @@ class AgentProcess:
             return True
         return lock_holder(self._run_dir.agent_lock) is not None
 
-    def ensure(self) -> bool:
+    def ensure(self, *, at_once: bool = False) -> bool:
         """Start the agent if there is none and the last start is long enough ago; True if it was started.
 
-        Raises OSError.
+        `at_once` starts it however short ago the last start was. Raises OSError.
         """
-        if self.alive() or time.monotonic() - self._started < self._limits.agent_restart_seconds:
+        is_recent = time.monotonic() - self._started < self._limits.agent_restart_seconds
+        if self.alive() or (is_recent and not at_once):
             return False
         self._started = time.monotonic()
         self._start()

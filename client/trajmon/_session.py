@@ -88,6 +88,8 @@ class Session:
         # Number and step of the last checkpoint of this attempt.
         self._last: tuple[int, int] | None = None
         self._failed_in_a_row = 0
+        # Being stored; still set when an interrupt came between storing and counting.
+        self._in_flight: SnapshotHeader | None = None
 
     def begin(self) -> None:
         """Tell the agent about the attempt, and start it. Raises OSError."""
@@ -102,9 +104,11 @@ class Session:
         """
         started = time.perf_counter()
         self._keep_agent_alive()
+        self._settle_interrupted()
         header = self._header(step, epoch, metrics)
         file_bytes = snapshot_bytes(header, self.run.layout.nbytes)
         self._check_budget(header, file_bytes)
+        self._in_flight = header
         try:
             if self._slot is not None and self._agent.alive() and self._slot.state == SlotState.FREE:
                 header = self._into_slot(self._slot, header, started)
@@ -115,9 +119,7 @@ class Session:
         except Exception as error:
             # Whatever a device, a disk or an allocator may raise: it costs this checkpoint and no more.
             raise self._skip(header, error) from error
-        self.recorded += 1
-        self._used_bytes += file_bytes
-        self._last = (header.checkpoint, header.step)
+        self._count(header, file_bytes)
         self._failed_in_a_row = 0
         self.last_stall_seconds = time.perf_counter() - started
         self._tell()
@@ -131,8 +133,8 @@ class Session:
             self._slot.close()
         self._slot = self._slot_tensor = self._staging = None
         try:
-            if self.run_dir.acked() < self.recorded:
-                self._agent.ensure()
+            # Even with nothing left to send, somebody has to say that training has ended.
+            self._agent.ensure(at_once=True)
             # The agent takes this for the end of training: after its last word, and after the last start.
             self._owner.release()
             while time.monotonic() < deadline and self._agent.alive():
@@ -141,6 +143,22 @@ class Session:
             log.warning("the agent of run %r could not be asked: %s", self.run.name, error)
         finally:
             self._owner.release()
+
+    def _count(self, header: SnapshotHeader, file_bytes: int) -> None:
+        self.recorded = header.checkpoint + 1
+        self._used_bytes += file_bytes
+        self._last = (header.checkpoint, header.step)
+        self._in_flight = None
+
+    def _settle_interrupted(self) -> None:
+        """After a Ctrl-C inside a checkpoint that training survived: was it stored, or does its number stay free?"""
+        header, self._in_flight = self._in_flight, None
+        if header is None:
+            return
+        # The slot first: the agent moves checkpoints from there to the store.
+        stored = self._slot is not None and self._slot.full_number() == header.checkpoint
+        if stored or self._store.path(header.checkpoint).exists():
+            self._count(header, snapshot_bytes(header, self.run.layout.nbytes))
 
     def pending(self) -> int:
         """Checkpoints that are recorded and not acknowledged."""
@@ -214,7 +232,8 @@ class Session:
             if self._agent.ensure() and self._agent.restarts:
                 self.note = replace(self.note, agent_restarts=self._agent.restarts)
                 self._note_is_told = False
-                log.warning("the agent of run %r had died and was started again", self.run.name)
+                level = logging.WARNING if self._agent.restarts == 1 else logging.DEBUG
+                log.log(level, "the agent of run %r had died and was started again", self.run.name)
         except OSError as error:
             # Checkpoints go into the store without an agent, and the next one tries again.
             log.warning("the agent of run %r could not be started: %s", self.run.name, error)

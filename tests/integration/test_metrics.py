@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.calls import get_map, push_all, report
+from support.calls import get_map, open_run, push_all, report
 from support.rows import SyntheticRun
 from support.server import Client, ServerProcess
 from trajmon_protos.v1 import ingest_pb2
@@ -72,6 +72,19 @@ def test_finished_runs_leave_the_exposition(tmp_path: Path) -> None:
             assert not values(scrape(server), "trajmon_parameter_norm")
     finally:
         server.stop()
+
+
+def test_a_finished_run_stays_in_the_exposition_for_a_while(
+    server: ServerProcess, client: Client, watched: SyntheticRun
+) -> None:
+    epoch = open_run(client, watched).writer_epoch
+    report(client, watched, epoch, ingest_pb2.RUN_PHASE_FINISHED)
+    assert values(scrape(server), "trajmon_parameter_norm")
+    assert values(scrape(server), "trajmon_journal_healthy") == {"": 1.0}
+    server.kill()
+    server.start()
+    get_map(client, watched.name)
+    assert values(scrape(server), "trajmon_parameter_norm")
 
 
 def test_the_number_of_series_is_capped_and_the_rest_counted(tmp_path: Path) -> None:

@@ -115,6 +115,10 @@ class Agent:
         return True
 
     def _find_slot(self) -> Slot | None:
+        """The slot as it is now: a training that resumes may have made another."""
+        if self._slot is not None and not self._slot.is_current():
+            self._slot.close()
+            self._slot = None
         if self._slot is None:
             self._slot = Slot.find(self._run_dir.slot_file, self._run.layout.nbytes)
         return self._slot

@@ -161,7 +161,9 @@ def _line(number: int, loss: float, accuracy: float, recorder: object) -> str:
 
 def _show(console: Console, directory: Path, addresses: dict[str, str]) -> None:
     """The map in the terminal and as a picture, then the metrics as Prometheus would read them."""
-    show.main([RUN, "--server", addresses["grpc"], "--out", str(directory / f"{RUN}.png")], standalone_mode=False)
+    show.main(
+        [RUN, "--server", addresses["grpc"], "--out", str(directory / f"{RUN}.png")], standalone_mode=False
+    )
     with urllib.request.urlopen(f"http://{addresses['metrics']}/metrics", timeout=10) as response:
         lines = response.read().decode().splitlines()
     table = Table(title="live metrics", title_justify="left", box=None, show_header=False, pad_edge=False)

@@ -189,4 +189,6 @@ def _draw_curves(
         # No corner is sure to be free: a row of its own above the curves.
         low, high = axis.get_ylim()
         axis.set_ylim(low, high + 0.2 * (high - low))
-        axis.legend(loc="upper left", ncols=len(curves), handlelength=1.0, columnspacing=0.8, borderaxespad=0.1)
+        axis.legend(
+            loc="upper left", ncols=len(curves), handlelength=1.0, columnspacing=0.8, borderaxespad=0.1
+        )

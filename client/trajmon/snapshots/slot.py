@@ -150,6 +150,15 @@ class Slot:
         """Number of the checkpoint that waits in the slot; None if none does. Raises SnapshotError."""
         return self.header().checkpoint if self.state == SlotState.FULL else None
 
+    def is_current(self) -> bool:
+        """Whether the file is still the one under its name, and not removed or replaced."""
+        try:
+            named = self.path.stat()
+        except OSError:
+            return False
+        ours = os.fstat(self._descriptor)
+        return (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino)
+
     def close(self) -> None:
         """Let go of the descriptor. The mapping goes when the last view of it does."""
         if self._descriptor >= 0:

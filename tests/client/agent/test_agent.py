@@ -206,9 +206,12 @@ def test_an_agent_that_is_fenced_off_leaves_the_run_to_the_other(home: Path, ser
     assert recorded.run_dir.acked() == 1
 
 
-def test_a_wrong_token_is_reported_and_not_hammered(home: Path, server: IngestServer) -> None:
+def test_a_wrong_token_is_reported_and_not_hammered(
+    home: Path, server: IngestServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recorded = record_run(home, server.address, checkpoints=1)
     (home / "token").write_text("another token\n")
+    monkeypatch.setenv("TRAJMON_AGENT_LINGER_SECONDS", "1")
     assert run_agent(recorded.run_dir) == 0
     assert note_of(recorded)["problem"] == "UNAUTHENTICATED: token is missing or wrong"
     assert len(server.calls) == 1
@@ -300,6 +303,27 @@ def test_a_full_slot_is_drained_even_when_a_later_file_is_there(home: Path, serv
     assert_rows_equal(server.run("run"), recorded)
     assert not slot.path.exists()
     assert not recorded.run_dir.slot_file.exists()
+
+
+def test_a_slot_that_was_made_anew_is_found_by_a_living_agent(home: Path, server: IngestServer) -> None:
+    recorded = record_run(home, server.address, checkpoints=2)
+    layout = recorded.description.layout
+    owner = ProcessLock(recorded.run_dir.owner_lock)
+    assert owner.acquire()
+    assert Slot.create(recorded.run_dir.slot_file, recorded.description.run_id, layout.nbytes) is not None
+    with start_agent(recorded.run_dir) as agent:
+        wait_until(lambda: recorded.run_dir.acked() == 2, "two rows")
+        slot = Slot.create(recorded.run_dir.slot_file, recorded.description.run_id, layout.nbytes)
+        assert slot is not None
+        number = recorded.add(step=20, previous=1)
+        slot.data[:] = recorded.store.data(number).tobytes()
+        slot.put_header(recorded.store.header(number))
+        recorded.store.path(number).unlink()
+        slot.set_state(SlotState.FULL)
+        wait_until(lambda: recorded.run_dir.acked() == 3, "the row from the new slot")
+        owner.release()
+        assert agent.wait(60) == 0
+    assert_rows_equal(server.run("run"), recorded)
 
 
 def test_half_a_copy_is_given_up(home: Path, server: IngestServer) -> None:

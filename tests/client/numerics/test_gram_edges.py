@@ -276,3 +276,10 @@ def test_the_training_part_needs_no_numba() -> None:
         [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False
     )
     assert (answer.stdout, answer.stderr) == ("[]\n", "")
+
+
+def test_the_kernel_may_reorder_sums_but_not_assume_finite_numbers() -> None:
+    # No input shows the difference with every compiler: the flags themselves are what must not change.
+    from trajmon.numerics import kernel
+
+    assert {"reassoc", "contract", "nsz"} == kernel._SUMS

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+import trajmon
 from client.recording import IngestServer, names, wait_until  # noqa: TID251 # tests/client, on the path of the tests
-from client.training import run_program  # noqa: TID251 # the same
+from client.training import Training, run_program  # noqa: TID251 # the same
+from trajmon._files import lock_holder
 from trajmon.rundir import RecorderNote, RunDir
 from trajmon_protos.v1 import ingest_pb2
 
@@ -99,3 +102,41 @@ dist.destroy_process_group()
     ended = run_program(body, "127.0.0.1:1")
     assert ended.stdout == "0 recording\nclosed rank 0 records, this is rank 1 None unknown\n", ended.stderr
     assert not (home / "client" / "third").exists()
+
+
+def test_closing_with_a_dead_agent_still_reports_the_end(home: Path, server: IngestServer) -> None:
+    training = Training()
+    recorder = trajmon.watch(training.model, run="run", server=server.address, strict=True)
+    wait_until(lambda: recorder.status.pending == 0, "the first row")
+    agent = lock_holder(RunDir.of(home, "run").agent_lock)
+    assert agent is not None
+    os.kill(agent, 9)
+    recorder.close(timeout=90.0)
+    assert server.run("run").reports[-1].phase == FINISHED
+
+
+def test_an_interrupt_inside_a_checkpoint_leaves_numbers_without_gaps(
+    home: Path, server: IngestServer
+) -> None:
+    training = Training()
+    recorder = trajmon.watch(training.model, run="run", server=server.address, strict=True)
+    session = recorder._session
+    assert session is not None
+    wait_until(lambda: recorder.status.pending == 0, "the first row")
+    # Stored, and interrupted before it was counted.
+    counted = session._count
+    session._count = interrupt  # type: ignore[method-assign] # the interrupt comes exactly here
+    with pytest.raises(KeyboardInterrupt):
+        recorder.checkpoint(step=5)
+    session._count = counted  # type: ignore[method-assign] # and not again
+    assert recorder.status.recorded == 1
+    training.train(1)
+    assert recorder.checkpoint() == 2
+    recorder.close(timeout=90.0)
+    rows = server.run("run").rows
+    assert [row.header.info.step for row in rows] == [0, 5, 6]
+    assert rows[2].header.previous == 1
+
+
+def interrupt(*arguments: object) -> None:
+    raise KeyboardInterrupt

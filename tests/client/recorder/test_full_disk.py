@@ -85,7 +85,7 @@ def test_strict_says_what_could_not_be_stored(small_home: Path, server: IngestSe
 
 
 def fill(file: Path) -> None:
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT)
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     room = os.fstatvfs(descriptor)
     os.posix_fallocate(descriptor, 0, room.f_bavail * room.f_frsize)
     with pytest.raises(OSError, match="No space left on device"):
