@@ -22,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.calls import get_map, open_run
 from support.rows import SyntheticRun
 from support.server import Client, ServerProcess
-
 from trajmon_protos import record
 from trajmon_protos.v1 import ingest_pb2
 

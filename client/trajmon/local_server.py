@@ -74,7 +74,8 @@ def _start(home: Path, deadline: float) -> str | None:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env={**os.environ, "TRAJMON_HOME": str(home)},
+            # Nobody will stop it: it ends when nobody has called for an hour, and is started again when needed.
+            env={"TRAJMON_SERVER_EXIT_WHEN_IDLE_SECONDS": "3600", **os.environ, "TRAJMON_HOME": str(home)},
         )
     while time.monotonic() < deadline:
         found = find_server(home)

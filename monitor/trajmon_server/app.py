@@ -32,6 +32,7 @@ from trajmon_server.errors import ConfigError, reason_of
 from trajmon_server.export.prometheus import Exporter
 from trajmon_server.ingest.service import Ingest
 from trajmon_server.query.core import Query
+from trajmon_server.rpc.activity import Activity
 from trajmon_server.rpc.gate import Gate
 from trajmon_server.rpc.ingest_servicer import IngestServicer
 from trajmon_server.rpc.query_servicer import QueryServicer
@@ -69,6 +70,7 @@ class Serving:
     http: str
     metrics: str
     registry: Registry
+    activity: Activity
 
 
 async def serve(settings: Settings) -> None:
@@ -94,12 +96,23 @@ async def serve(settings: Settings) -> None:
                 metrics=where.metrics,
                 data_dir=str(settings.data_dir),
             )
-            await stop.wait()
+            await _until(stop, where.activity, settings.exit_when_idle_seconds)
             log.info("stopping", grace_seconds=settings.stop_grace_seconds)
     except asyncio.CancelledError:
         if not stop.is_set():
             raise
         log.info("stopped before serving")
+
+
+async def _until(stop: asyncio.Event, activity: Activity, idle_seconds: float) -> None:
+    """Return when told to stop, or when nobody has called for so long (0: that never ends the server)."""
+    while not stop.is_set():
+        left = idle_seconds - activity.idle_seconds if idle_seconds else math.inf
+        if left <= 0:
+            log.info("nobody has called", seconds=idle_seconds)
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), min(left, 60.0))
 
 
 @contextlib.asynccontextmanager
@@ -145,7 +158,8 @@ async def serving(settings: Settings) -> AsyncIterator[Serving]:
         stack.callback(exporter.stop)
         ingest = Ingest(journal, registry, settings.limits, writers, settings.data_dir, exporter.observe_row)
         query = Query(registry, journal, settings.limits, readers)
-        gate = Gate(Authenticator(token, settings.tokens), exporter.observe_call)
+        activity = Activity()
+        gate = Gate(Authenticator(token, settings.tokens), exporter.observe_call, activity)
         server = grpc.aio.server(
             interceptors=[gate],
             options=GRPC_OPTIONS,
@@ -179,6 +193,7 @@ async def serving(settings: Settings) -> AsyncIterator[Serving]:
             http=http,
             metrics=f"{_host(addresses['metrics'].host)}:{exporter.port}",
             registry=registry,
+            activity=activity,
         )
         if settings.announce_file is not None:
             stack.enter_context(_announced(settings.announce_file, where))

@@ -111,6 +111,8 @@ class Settings(BaseSettings):
     """How long a finished run stays in the metrics."""
     allow_remote_plaintext: bool = False
     """Listen beyond loopback without TLS. Tokens then cross the network in clear text."""
+    exit_when_idle_seconds: float = Field(default=0.0, ge=0)
+    """End after so long without a call; 0: never. Local servers that clients start are given an hour."""
     reflection: bool = False
     log_format: Literal["auto", "json", "console"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -67,3 +67,12 @@ def test_a_server_says_that_it_recovers_and_can_be_stopped_meanwhile(tmp_path: P
     assert "stopped before serving" in server.log
     assert "Traceback" not in server.log
     assert not (server.home / "server.json").exists()
+
+
+def test_a_server_that_nobody_calls_ends_if_it_is_told_to(tmp_path: Path) -> None:
+    server = ServerProcess(
+        tmp_path / "home", environment={"TRAJMON_SERVER_EXIT_WHEN_IDLE_SECONDS": "0.5"}
+    ).start()
+    assert server.process is not None
+    assert server.process.wait(timeout=30) == 0
+    assert "nobody has called" in server.log

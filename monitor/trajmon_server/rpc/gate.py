@@ -15,6 +15,7 @@ from grpc_status import rpc_status
 
 from trajmon_server.auth import Authenticator, Principal
 from trajmon_server.errors import ServiceError
+from trajmon_server.rpc.activity import Activity
 from trajmon_server.rpc.rules import RULES
 from trajmon_server.rpc.status import to_status
 
@@ -54,8 +55,9 @@ class CallObserver(Protocol):
 class Gate(grpc.aio.ServerInterceptor):
     """Authorises by rpc/rules.py, turns ServiceError into rich statuses, reports each call to the observer."""
 
-    def __init__(self, authenticator: Authenticator, observe: CallObserver) -> None:
+    def __init__(self, authenticator: Authenticator, observe: CallObserver, activity: Activity) -> None:
         self._authenticator = authenticator
+        self._activity = activity
         self._observe = observe
 
     async def intercept_service(
@@ -98,7 +100,7 @@ class Gate(grpc.aio.ServerInterceptor):
         behavior: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
 
         async def serve(request: Any, context: Context) -> Any:
-            with _Timer(self._observe, method, context):
+            with self._activity.call(), _Timer(self._observe, method, context):
                 if isinstance(verdict, _Refusal):
                     await context.abort(verdict.code, verdict.text)
                 _caller.set(verdict)
@@ -120,7 +122,7 @@ class Gate(grpc.aio.ServerInterceptor):
         behavior: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
         async def serve(request: Any, context: Context) -> AsyncIterator[Any]:
-            with _Timer(self._observe, method, context):
+            with self._activity.call(), _Timer(self._observe, method, context):
                 if isinstance(verdict, _Refusal):
                     await context.abort(verdict.code, verdict.text)
                 _caller.set(verdict)
