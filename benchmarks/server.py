@@ -93,13 +93,10 @@ def percentile(values: list[float], share: float) -> float:
 def acknowledged(server: ServerProcess, start: int, count: int) -> tuple[list[dict[str, Any]], float]:
     """Latency of rows from `start` on; returns the table rows and the median in seconds."""
     feed = Feed(server, f"ack-{start}")
-    if start > 100:
-        server.stop()
-        prefill(server.data_dir, feed, start)
-        server.start()
-        feed = Feed(server, f"ack-{start}")
-    for checkpoint in range(0 if start <= 100 else start, start if start <= 100 else start):
-        feed.push(feed.record(checkpoint))
+    server.stop()
+    prefill(server.data_dir, feed, start)
+    server.start()
+    feed = Feed(server, f"ack-{start}")
     wait_idle(server)
     taken, bare = [], []
     for checkpoint in range(start, start + count):
@@ -260,12 +257,13 @@ def export(checkpoints: int) -> list[dict[str, Any]]:
             for checkpoint in range(checkpoints):
                 feed.push(feed.record(checkpoint))
             get_map(feed.client, "export", "layer:layer7.weight")
+            command = [sys.executable, "-m", "trajmon", "export", "export", "--scope", "layer:layer7.weight"]
+            command += ["--server", server.addresses["grpc"], "--out", str(Path(home) / "map.npz")]
             taken = []
             for _ in range(3):
                 start = time.perf_counter()
                 subprocess.run(
-                    [sys.executable, "-m", "trajmon", "export", "export", "--scope", "layer:layer7.weight"]
-                    + ["--server", server.addresses["grpc"], "--out", str(Path(home) / "map.npz")],
+                    command,
                     env={**os.environ, "TRAJMON_HOME": home},
                     check=True,
                     capture_output=True,

@@ -19,7 +19,7 @@ from trajmon.advice import AnswerReader
 from trajmon.errors import CheckpointSkippedError, RecordingStoppedError
 from trajmon.numerics.errors import ModelChangedError
 from trajmon.numerics.model import ModelPlan
-from trajmon.rundir import RecorderNote, RunDescription, RunDir
+from trajmon.rundir import AgentNote, RecorderNote, RunDescription, RunDir
 from trajmon.snapshots.format import SnapshotHeader, snapshot_bytes
 from trajmon.snapshots.slot import Slot, SlotState
 from trajmon.snapshots.store import SnapshotStore, previous_for_step
@@ -137,12 +137,19 @@ class Session:
             self._agent.ensure(at_once=True)
             # The agent takes this for the end of training: after its last word, and after the last start.
             self._owner.release()
-            while time.monotonic() < deadline and self._agent.alive():
-                time.sleep(0.01)
+            self._wait_for_agent(deadline)
+            if time.monotonic() < deadline and not AgentNote.has_ended(self.run_dir):
+                # It was killed in the middle of it.
+                self._agent.ensure(at_once=True)
+                self._wait_for_agent(deadline)
         except OSError as error:
             log.warning("the agent of run %r could not be asked: %s", self.run.name, error)
         finally:
             self._owner.release()
+
+    def _wait_for_agent(self, deadline: float) -> None:
+        while time.monotonic() < deadline and self._agent.alive():
+            time.sleep(0.01)
 
     def _count(self, header: SnapshotHeader, file_bytes: int) -> None:
         self.recorded = header.checkpoint + 1

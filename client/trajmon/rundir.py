@@ -228,6 +228,11 @@ class AgentNote:
         write_json(run_dir.agent_file, asdict(self))
 
     @classmethod
+    def has_ended(cls, run_dir: RunDir) -> bool:
+        """Whether the last agent ended by itself."""
+        return (read_json(run_dir.agent_file) or {}).get("state") == "gone"
+
+    @classmethod
     def problem_of(cls, run_dir: RunDir) -> str:
         """What the last agent complained about; empty if nothing."""
         return str((read_json(run_dir.agent_file) or {}).get("problem", ""))

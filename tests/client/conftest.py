@@ -9,6 +9,8 @@ import pytest
 
 from client.recording import TOKEN, IngestServer  # noqa: TID251 # tests/client, on the path of the tests
 
+from trajmon._files import read_json
+
 
 @pytest.fixture
 def server() -> Iterator[IngestServer]:
@@ -20,7 +22,7 @@ def server() -> Iterator[IngestServer]:
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A home folder with the server's token; agents that lose their server give up soon."""
     folder = tmp_path / "home"
     folder.mkdir(mode=0o700)
@@ -28,4 +30,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "token").chmod(0o600)
     monkeypatch.setenv("TRAJMON_HOME", str(folder))
     monkeypatch.setenv("TRAJMON_AGENT_LINGER_SECONDS", "5")
-    return folder
+    yield folder
+    # A killed agent leaves its slot to the next one, which never comes here.
+    for pointer in folder.glob("client/*/slot.json"):
+        Path((read_json(pointer) or {}).get("path", pointer)).unlink(missing_ok=True)

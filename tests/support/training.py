@@ -44,6 +44,8 @@ class Report:
     """Over the final parameters and buffers."""
     step_seconds: list[float]
     """Of each step with its checkpoint, without the pauses."""
+    checkpoint_seconds: float
+    """Of all calls of `checkpoint` together."""
     last_step_monotonic: float
     """Clock of the machine when the last step was done."""
     status: dict[str, object] = field(default_factory=dict)
@@ -167,13 +169,15 @@ def main(arguments: list[str]) -> None:
             home=options.home,
             resume=options.resume,
         )
-    step_seconds = []
+    step_seconds, checkpoint_seconds = [], 0.0
     for step in range(start + 1, options.steps + 1):
         began = time.perf_counter()
         loss = train_step(model, optimizer, options.seed, step, options.batch)
         if step % options.every == 0:
             if recorder is not None:
+                called = time.perf_counter()
                 recorder.checkpoint(step=step, epoch=step / options.steps, metrics={"loss": loss})
+                checkpoint_seconds += time.perf_counter() - called
             if options.keep:
                 kept[step] = parameters(model)
         step_seconds.append(time.perf_counter() - began)
@@ -190,7 +194,7 @@ def main(arguments: list[str]) -> None:
         arrays |= {name: np.stack([values[name] for values in kept.values()]) for name in kept[0]}
         np.savez(options.out / "kept.npz", **arrays)
     status = {} if recorder is None else asdict(recorder.status)
-    report = Report(final, step_seconds, last_step, status)
+    report = Report(final, step_seconds, checkpoint_seconds, last_step, status)
     (options.out / "report.json").write_text(json.dumps(asdict(report)))
 
 

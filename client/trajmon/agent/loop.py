@@ -46,7 +46,7 @@ class Agent:
         self._owner = ProcessLock(run_dir.owner_lock)
         self._slot: Slot | None = None
         self._spool = Spool(run_dir.spool)
-        self._progress = Progress(run_dir, AgentNote(pid=os.getpid(), state="working"))
+        self._progress = Progress(run_dir, AgentNote(pid=0, state="working"))
         self._rows = RowMaker(self._run, self._store, note.threads)
         self._sender = Sender(self._run, run_dir, self._spool, self._progress, settings)
         self._terminated = threading.Event()
@@ -60,12 +60,13 @@ class Agent:
 
     def run(self) -> Ending:
         """Work until training is over and everything is handed in, or as far as the settings say."""
-        self._drain()
+        # The word of an earlier agent must not be taken for this one's.
+        self._progress.note(lambda known: replace(known, pid=os.getpid()))
         self._sender.start()
-        # Before the first row is asked for; with a filled cache it takes no time.
-        compile_kernels()
         pause, longest = self._settings.poll_seconds
         try:
+            # Before the first row is asked for; with a filled cache it takes no time.
+            compile_kernels()
             while not self._terminated.is_set():
                 busy = self._work()
                 ending = self._ending(busy)

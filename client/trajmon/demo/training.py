@@ -61,7 +61,7 @@ class Training:
             for batch in torch.split(order, self.batch_size):
                 loss = nn.functional.cross_entropy(self.model(self._augmented(batch)), self._labels[batch])
                 self.optimizer.zero_grad()
-                loss.backward()
+                torch.autograd.backward(loss)
                 self.optimizer.step()
                 losses.append(loss.detach())
                 step += 1
