@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from client.recording import TOKEN, IngestServer  # noqa: TID251 # tests/client, on the path of the tests
-
 from trajmon._files import read_json
 
 

@@ -182,6 +182,8 @@ def test_rows_wait_for_a_server_that_comes_after_training_has_ended(
     while lock_holder(run_dir.agent_lock) is not None:
         assert time.monotonic() < deadline, run_dir.agent_log.read_text()
         time.sleep(0.05)
+    # The token was written with the server's start: nothing that somebody has to mend, nothing to wait long for.
+    assert "trying again in 30" not in run_dir.agent_log.read_text()
     truth = Truth.load(tmp_path / "out" / "kept.npz")
     assert len(assert_journal(late_server.data_dir, run_dir, truth)) == 16
     with Client(late_server.grpc_address, late_server.token) as client:

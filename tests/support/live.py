@@ -35,9 +35,12 @@ class Seen:
 
 
 def read_while_training(
-    server: ServerProcess, folder: Path, steps: int, every: int, pause_seconds: float
+    server: ServerProcess, folder: Path, steps: int, every: int, pause_seconds: float, kills: int = 0
 ) -> Seen:
-    """Train, read all the while, then compare: every value ever read is that of the parameters."""
+    """Train, read all the while, then compare: every value ever read is that of the parameters.
+
+    The server is killed so many times under the reader, and started again.
+    """
     training = TrainingProcess.start(
         folder / "training",
         *("--run", "live", "--server", server.grpc_address, "--home", str(server.home), "--keep"),
@@ -55,6 +58,10 @@ def read_while_training(
     with (folder / "reader.log").open("wb") as log:
         reader = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
+        for _ in range(kills):
+            time.sleep(steps * pause_seconds / (kills + 1))
+            server.kill()
+            server.start()
         training.wait()
         deadline = time.monotonic() + _END_SECONDS
         while lock_holder(run_dir.agent_lock) is not None:

@@ -234,6 +234,9 @@ class Sender(threading.Thread):
         if failure.kind == "reopen":
             self._opened = None
         self._progress.note(lambda known: replace(known, state="waiting", problem=failure.text))
+        if failure.kind == "later" and self._has_new_token():
+            # Mended already: a server that came after this agent has written its token since.
+            failure = replace(failure, kind="again")
         if failure.kind in ("again", "later"):
             self._reconnect_if_moved(failure)
         seconds = self._backoff.next_seconds()
@@ -251,6 +254,10 @@ class Sender(threading.Thread):
             return
         note = RecorderNote.read(self._run_dir)
         is_local = not (note is not None and note.server) and not os.environ.get("TRAJMON_SERVER")
-        if failure.kind == "later" or is_local or connection.token != token(self._run_dir.home):
+        if failure.kind == "later" or is_local or self._has_new_token():
             connection.close()
             self._connection = None
+
+    def _has_new_token(self) -> bool:
+        """Whether the token is another one than the connection was made with."""
+        return self._connection is not None and self._connection.token != token(self._run_dir.home)

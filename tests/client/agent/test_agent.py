@@ -25,6 +25,8 @@ from client.recording import (  # noqa: TID251 # tests/client, on the path of th
     wait_until,
 )
 from trajmon._files import ProcessLock, read_json
+from trajmon._settings import AgentSettings
+from trajmon.agent.loop import Agent
 from trajmon.rundir import RecorderNote
 from trajmon.snapshots.format import SnapshotHeader
 from trajmon.snapshots.slot import Slot, SlotState
@@ -305,6 +307,27 @@ def test_a_full_slot_is_drained_even_when_a_later_file_is_there(home: Path, serv
     assert not recorded.run_dir.slot_file.exists()
 
 
+def test_a_checkpoint_in_the_slot_is_not_lost_when_the_next_is_a_file_already(home: Path) -> None:
+    recorded = record_run(home, None, checkpoints=3)
+    layout = recorded.description.layout
+    slot = Slot.create(recorded.run_dir.slot_file, recorded.description.run_id, layout.nbytes)
+    assert slot is not None
+    slot.data[:] = recorded.store.data(1).tobytes()
+    slot.put_header(recorded.store.header(1))
+    slot.set_state(SlotState.FULL)
+    recorded.store.path(1).unlink()
+    # As if training had filled the slot and written the next file just after the agent looked into the slot.
+    agent = Agent(recorded.run_dir, AgentSettings())
+    assert agent._next_row()
+    assert not agent._next_row()
+    assert names(recorded.run_dir.spool) == ["00000000.row"]
+    assert agent._drain()
+    assert agent._next_row()
+    assert agent._next_row()
+    row = decode((recorded.run_dir.spool / "00000001.row").read_bytes())
+    assert (row.status == LayerStatus.EXACT).all()
+
+
 def test_a_slot_that_was_made_anew_is_found_by_a_living_agent(home: Path, server: IngestServer) -> None:
     recorded = record_run(home, server.address, checkpoints=2)
     layout = recorded.description.layout
@@ -397,7 +420,6 @@ def test_sync_hands_in_what_is_left(home: Path, server: IngestServer) -> None:
 
 
 def test_sync_without_a_server_says_how_much_is_left(home: Path, server: IngestServer) -> None:
-    from trajmon._settings import AgentSettings
     from trajmon.agent.sync import sync
 
     server.stop()
@@ -407,7 +429,6 @@ def test_sync_without_a_server_says_how_much_is_left(home: Path, server: IngestS
 
 
 def test_at_the_spools_cap_rows_wait_as_snapshots(home: Path, server: IngestServer) -> None:
-    from trajmon._settings import AgentSettings
     from trajmon.agent.sync import sync
 
     server.stop()

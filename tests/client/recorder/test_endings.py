@@ -125,7 +125,7 @@ def test_an_interrupt_inside_a_checkpoint_leaves_numbers_without_gaps(
     wait_until(lambda: recorder.status.pending == 0, "the first row")
     # Stored, and interrupted before it was counted.
     counted = session._count
-    session._count = interrupt  # type: ignore[method-assign] # the interrupt comes exactly here
+    session._count = interrupt  # type: ignore[assignment] # the interrupt comes exactly here
     with pytest.raises(KeyboardInterrupt):
         recorder.checkpoint(step=5)
     session._count = counted  # type: ignore[method-assign] # and not again
