@@ -56,7 +56,7 @@ bench: $(READY)  ## every figure beside its limit; fails if one is missed
 	$(BIN)/python -m benchmarks
 
 faults: $(READY) promtool  ## kill, freeze and fill the disk of real processes, many times: long
-	$(BIN)/python -m pytest --quiet --override-ini "norecursedirs=.* v1" --timeout 3600 tests/faults
+	$(BIN)/python -m pytest --quiet --override-ini "norecursedirs=.* v1" --override-ini faulthandler_timeout=0 --timeout 3600 tests/faults
 
 # The Debian package starts a service when it is installed; run level 1 keeps it from doing so.
 promtool:  ## install prometheus and promtool (Debian package) unless they are there

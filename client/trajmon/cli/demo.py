@@ -18,7 +18,6 @@ import click
 from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from trajmon.cli.show import show
 
@@ -166,12 +165,11 @@ def _show(console: Console, directory: Path, addresses: dict[str, str]) -> None:
     )
     with urllib.request.urlopen(f"http://{addresses['metrics']}/metrics", timeout=10) as response:
         lines = response.read().decode().splitlines()
-    table = Table(title="live metrics", title_justify="left", box=None, show_header=False, pad_edge=False)
+    console.print("\nlive metrics")
     for line in lines:
         name, _, value = line.rpartition(" ")
         if name.startswith(SHOWN_METRICS) and ('group="network"' in name or "group=" not in name):
-            table.add_row(name, value)
-    console.print(table)
+            console.print(f"  {float(value):<12.6g}{name}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _say_where(console: Console, directory: Path) -> None:
