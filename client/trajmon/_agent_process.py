@@ -8,6 +8,7 @@ import sys
 import time
 
 from trajmon._files import lock_holder
+from trajmon._priority import AGENT_NICENESS, lower_priority
 from trajmon._settings import Limits
 from trajmon.rundir import RunDir
 
@@ -71,3 +72,5 @@ class AgentProcess:
                 start_new_session=True,
                 env={**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0"},
             )
+        # From here, not by the agent itself: starting up is a good part of what it costs.
+        lower_priority(self._child.pid, AGENT_NICENESS)

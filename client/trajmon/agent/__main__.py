@@ -20,8 +20,6 @@ __all__ = ["main"]
 
 log = logging.getLogger("trajmon.agent")
 
-_NICENESS = 10
-
 
 class _BoundedLog(logging.StreamHandler[TextIO]):
     """Writes to stderr, which is the run's agent.log, and starts it over when it has grown too long."""
@@ -41,7 +39,6 @@ def main(arguments: list[str]) -> int:
         return 2
     # Ctrl-C is for training.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(_NICENESS)
     handler = _BoundedLog(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
