@@ -8,7 +8,7 @@ import sys
 import time
 
 from trajmon._files import lock_holder
-from trajmon._priority import AGENT_NICENESS, lower_priority
+from trajmon._priority import yield_to_others
 from trajmon._settings import Limits
 from trajmon.rundir import RunDir
 
@@ -68,9 +68,10 @@ class AgentProcess:
                 stdout=log,
                 stderr=log,
                 cwd=self._run_dir.path,
-                # Ctrl-C in the terminal is for training alone.
-                start_new_session=True,
+                # Ctrl-C in the terminal is for training alone. Not a session of its own: with Linux's automatic task
+                # groups that would compete with training as its equal, whatever its priority.
+                process_group=0,
                 env={**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0"},
             )
         # From here, not by the agent itself: starting up is a good part of what it costs.
-        lower_priority(self._child.pid, AGENT_NICENESS)
+        yield_to_others(self._child.pid)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trajmon._files import read_json
-from trajmon._priority import SERVER_NICENESS, lower_priority
+from trajmon._priority import SERVER_NICENESS, lower_session
 
 __all__ = ["ensure_local_server", "find_server"]
 
@@ -78,7 +78,7 @@ def _start(home: Path, deadline: float) -> str | None:
             # Nobody will stop it: it ends when nobody has called for an hour, and is started again when needed.
             env={"TRAJMON_SERVER_EXIT_WHEN_IDLE_SECONDS": "3600", **os.environ, "TRAJMON_HOME": str(home)},
         )
-    lower_priority(process.pid, SERVER_NICENESS)
+    lower_session(process.pid, SERVER_NICENESS)
     while time.monotonic() < deadline:
         found = find_server(home)
         # A poll that says "ended" may also mean that another server holds the data directory.

@@ -39,6 +39,8 @@ def main(arguments: list[str]) -> int:
         return 2
     # Ctrl-C is for training.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The end of the terminal is not the end of what is recorded.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     handler = _BoundedLog(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
