@@ -108,9 +108,13 @@ def _wait_for_server(process: subprocess.Popen[bytes], announced: Path, log: Pat
 
 
 def _train(console: Console, server: str, epochs: int) -> None:
+    import torch
+
     import trajmon
     from trajmon.demo.training import Training
 
+    # The agent only runs where training leaves a core, and what it finds is to be seen while training goes on.
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
     training = Training(epochs)
     progress = Progress(
         TextColumn("training   "),
