@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -20,6 +21,9 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from trajmon.cli.show import show
+
+if TYPE_CHECKING:
+    from trajmon import Recorder
 
 __all__ = ["demo"]
 
@@ -125,9 +129,7 @@ def _train(console: Console, server: str, epochs: int) -> None:
     )
     task = progress.add_task("training", total=epochs)
     parameters = sum(parameter.numel() for parameter in training.model.parameters())
-    console.print(
-        f"network     ResNet with BatchNorm, {parameters:,} parameters; SGD, learning rate drops twice\n"
-    )
+    console.print(f"network     ResNet with BatchNorm, {parameters:,} parameters; SGD, step schedule\n")
     console.print(_header())
     with (
         trajmon.watch(training.model, run=RUN, optimizer=training.optimizer, server=server) as recorder,
@@ -148,9 +150,8 @@ def _header() -> str:
     return f"{'epoch':>5}  {'loss':>6}  {'accuracy':>8}  {'MDS':>6}  {'relative':>8}  {'update angle':>12}  advice"
 
 
-def _line(number: int, loss: float, accuracy: float, recorder: object) -> str:
-    hallmarks = getattr(recorder, "hallmarks", {}).get("network", {})
-    advice = recorder.advice  # type: ignore[attr-defined] # a Recorder; imported with torch only
+def _line(number: int, loss: float, accuracy: float, recorder: Recorder) -> str:
+    hallmarks = recorder.hallmarks.get("network", {})
 
     def shown(name: str, form: str) -> str:
         value = hallmarks.get(name, math.nan)
@@ -158,7 +159,7 @@ def _line(number: int, loss: float, accuracy: float, recorder: object) -> str:
 
     return (
         f"{number:>5}  {loss:6.3f}  {accuracy:8.1%}  {shown('mds', '.3f'):>6}  {shown('relative_mds', '.3f'):>8}  "
-        f"{shown('update_angle_degrees', '.1f') + '°':>12}  {advice.state}"
+        f"{shown('update_angle_degrees', '.1f') + '°':>12}  {recorder.advice.state}"
     )
 
 
