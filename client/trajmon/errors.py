@@ -10,7 +10,9 @@ TrajmonError
 │   └── DamagedRunError     the run's own files cannot be read
 ├── CheckpointSkippedError  one checkpoint could not be stored
 ├── RecordingStoppedError   recording has ended for good: budget, changed model
-└── SnapshotError           a file that is not a complete snapshot of this run
+├── SnapshotError           a file that is not a complete snapshot of this run
+├── CheckpointFileError     a checkpoint of another program that cannot be read
+└── SwitchError             a model or optimizer that cannot be switched to norm-only training, or back
 
 Outside ``strict=True`` none of them leaves :func:`trajmon.watch` or the recorder: they become its status.
 """
@@ -18,6 +20,7 @@ Outside ``strict=True`` none of them leaves :func:`trajmon.watch` or the recorde
 from __future__ import annotations
 
 __all__ = [
+    "CheckpointFileError",
     "CheckpointSkippedError",
     "DamagedRunError",
     "NoSuchRunError",
@@ -28,6 +31,7 @@ __all__ = [
     "RunNameError",
     "RunOwnedError",
     "SnapshotError",
+    "SwitchError",
     "TrajmonError",
 ]
 
@@ -74,3 +78,11 @@ class RecordingStoppedError(TrajmonError):
 
 class SnapshotError(TrajmonError):
     """A file that is not a complete snapshot of this run."""
+
+
+class CheckpointFileError(TrajmonError):
+    """A checkpoint of another program that cannot be read; names the file."""
+
+
+class SwitchError(TrajmonError):
+    """A model or optimizer that cannot be switched to norm-only training, or back."""

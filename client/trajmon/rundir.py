@@ -29,6 +29,7 @@ from typing import Any, Literal
 from trajmon._files import read_json, write_json
 from trajmon.errors import DamagedRunError
 from trajmon.numerics.layout import Layout
+from trajmon.sharding.chunks import Shard, shard_layout
 
 __all__ = ["AgentNote", "RecorderNote", "RunDescription", "RunDir"]
 
@@ -124,7 +125,15 @@ class RunDescription:
     name: str
     tags: tuple[str, ...]
     layout: Layout
+    """Of the whole run, as the server knows it."""
     created_unix_seconds: float
+    shard: Shard | None = None
+    """What this folder holds of the run; None: all of it."""
+
+    @property
+    def snapshot_layout(self) -> Layout:
+        """Of the snapshots in this folder."""
+        return self.layout if self.shard is None else shard_layout(self.layout, self.shard)
 
     def write(self, run_dir: RunDir) -> None:
         """Durably. Raises OSError."""
@@ -135,6 +144,7 @@ class RunDescription:
             "tags": list(self.tags),
             "layout": self.layout.to_json(),
             "created_unix_seconds": self.created_unix_seconds,
+            "shard": None if self.shard is None else self.shard.to_json(),
         }
         write_json(run_dir.run_file, value, durable=True)
 
@@ -155,6 +165,7 @@ class RunDescription:
                 tags=tuple(str(tag) for tag in value["tags"]),
                 layout=Layout.from_json(value["layout"]),
                 created_unix_seconds=float(value["created_unix_seconds"]),
+                shard=None if value.get("shard") is None else Shard.from_json(value["shard"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise DamagedRunError(f"{run_dir.run_file} is not what this program writes: {error!r}") from error

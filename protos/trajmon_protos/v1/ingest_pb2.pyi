@@ -57,6 +57,10 @@ class OpenRunRequest(google.protobuf.message.Message):
     ATTEMPT_FIELD_NUMBER: builtins.int
     LAYOUT_FIELD_NUMBER: builtins.int
     CLIENT_VERSION_FIELD_NUMBER: builtins.int
+    PART_FIELD_NUMBER: builtins.int
+    NUM_PARTS_FIELD_NUMBER: builtins.int
+    WRITER_FIELD_NUMBER: builtins.int
+    FIRST_CHECKPOINT_FIELD_NUMBER: builtins.int
     run_id: builtins.str
     """32 hex digits, drawn by the client when the run is created."""
     name: builtins.str
@@ -64,6 +68,15 @@ class OpenRunRequest(google.protobuf.message.Message):
     attempt: builtins.int
     client_version: builtins.str
     """Of the client package."""
+    part: builtins.int
+    """The part of every row that this writer hands in, and of how many; 0 and 0 mean whole rows."""
+    num_parts: builtins.int
+    writer: builtins.str
+    """Who writes: 32 hex digits, one for each part of each way to cut a run; empty for whole rows. Writer epochs are
+    counted by writer: those of an attempt that has ended still hand in what they have.
+    """
+    first_checkpoint: builtins.int
+    """First checkpoint that this writer has a part of."""
     @property
     def tags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     @property
@@ -77,9 +90,13 @@ class OpenRunRequest(google.protobuf.message.Message):
         attempt: builtins.int = ...,
         layout: trajmon_protos.v1.types_pb2.Layout | None = ...,
         client_version: builtins.str = ...,
+        part: builtins.int = ...,
+        num_parts: builtins.int = ...,
+        writer: builtins.str = ...,
+        first_checkpoint: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["layout", b"layout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "client_version", b"client_version", "layout", b"layout", "name", b"name", "run_id", b"run_id", "tags", b"tags"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "client_version", b"client_version", "first_checkpoint", b"first_checkpoint", "layout", b"layout", "name", b"name", "num_parts", b"num_parts", "part", b"part", "run_id", b"run_id", "tags", b"tags", "writer", b"writer"]) -> None: ...
 
 Global___OpenRunRequest: typing_extensions.TypeAlias = OpenRunRequest
 
@@ -92,7 +109,7 @@ class OpenRunResponse(google.protobuf.message.Message):
     MAX_RECORD_BYTES_FIELD_NUMBER: builtins.int
     writer_epoch: builtins.int
     next_checkpoint: builtins.int
-    """Number of the first checkpoint that the server has not acknowledged."""
+    """Number of the first checkpoint that the server has not acknowledged to this writer."""
     max_record_bytes: builtins.int
     """Largest record that this server takes."""
     def __init__(
@@ -113,18 +130,21 @@ class PushRowRequest(google.protobuf.message.Message):
     RUN_ID_FIELD_NUMBER: builtins.int
     WRITER_EPOCH_FIELD_NUMBER: builtins.int
     RECORD_FIELD_NUMBER: builtins.int
+    WRITER_FIELD_NUMBER: builtins.int
     run_id: builtins.str
     writer_epoch: builtins.int
     record: builtins.bytes
     """See trajmon_protos/record.py."""
+    writer: builtins.str
     def __init__(
         self,
         *,
         run_id: builtins.str = ...,
         writer_epoch: builtins.int = ...,
         record: builtins.bytes = ...,
+        writer: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["record", b"record", "run_id", b"run_id", "writer_epoch", b"writer_epoch"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["record", b"record", "run_id", b"run_id", "writer", b"writer", "writer_epoch", b"writer_epoch"]) -> None: ...
 
 Global___PushRowRequest: typing_extensions.TypeAlias = PushRowRequest
 
@@ -156,17 +176,20 @@ class PushRowStreamRequest(google.protobuf.message.Message):
         RUN_ID_FIELD_NUMBER: builtins.int
         WRITER_EPOCH_FIELD_NUMBER: builtins.int
         RECORD_BYTES_FIELD_NUMBER: builtins.int
+        WRITER_FIELD_NUMBER: builtins.int
         run_id: builtins.str
         writer_epoch: builtins.int
         record_bytes: builtins.int
+        writer: builtins.str
         def __init__(
             self,
             *,
             run_id: builtins.str = ...,
             writer_epoch: builtins.int = ...,
             record_bytes: builtins.int = ...,
+            writer: builtins.str = ...,
         ) -> None: ...
-        def ClearField(self, field_name: typing.Literal["record_bytes", b"record_bytes", "run_id", b"run_id", "writer_epoch", b"writer_epoch"]) -> None: ...
+        def ClearField(self, field_name: typing.Literal["record_bytes", b"record_bytes", "run_id", b"run_id", "writer", b"writer", "writer_epoch", b"writer_epoch"]) -> None: ...
 
     HEADER_FIELD_NUMBER: builtins.int
     DATA_FIELD_NUMBER: builtins.int
@@ -219,6 +242,7 @@ class RowReceipt(google.protobuf.message.Message):
     duplicate: builtins.bool
     """True if the same record was there already."""
     next_checkpoint: builtins.int
+    """First checkpoint that is not acknowledged to this writer."""
     @property
     def advice(self) -> trajmon_protos.v1.types_pb2.Advice:
         """Latest advice when the acknowledgement was sent; it may rest on an earlier row."""
@@ -250,6 +274,9 @@ class ReportStatusRequest(google.protobuf.message.Message):
     CHECKPOINTS_PENDING_FIELD_NUMBER: builtins.int
     SNAPSHOT_BYTES_FIELD_NUMBER: builtins.int
     AGENT_RESTARTS_FIELD_NUMBER: builtins.int
+    WRITER_FIELD_NUMBER: builtins.int
+    CHECKPOINTS_UNCOMPUTED_FIELD_NUMBER: builtins.int
+    LAG_SECONDS_FIELD_NUMBER: builtins.int
     run_id: builtins.str
     writer_epoch: builtins.int
     phase: Global___RunPhase.ValueType
@@ -261,6 +288,11 @@ class ReportStatusRequest(google.protobuf.message.Message):
     """Recorded on the training machine, not yet acknowledged here."""
     snapshot_bytes: builtins.int
     agent_restarts: builtins.int
+    writer: builtins.str
+    checkpoints_uncomputed: builtins.int
+    """Recorded, and their rows not yet computed."""
+    lag_seconds: builtins.float
+    """Age of the oldest checkpoint that is recorded and not acknowledged; 0 if there is none."""
     def __init__(
         self,
         *,
@@ -273,8 +305,11 @@ class ReportStatusRequest(google.protobuf.message.Message):
         checkpoints_pending: builtins.int = ...,
         snapshot_bytes: builtins.int = ...,
         agent_restarts: builtins.int = ...,
+        writer: builtins.str = ...,
+        checkpoints_uncomputed: builtins.int = ...,
+        lag_seconds: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["agent_restarts", b"agent_restarts", "checkpoints_pending", b"checkpoints_pending", "checkpoints_recorded", b"checkpoints_recorded", "checkpoints_skipped", b"checkpoints_skipped", "phase", b"phase", "reason", b"reason", "run_id", b"run_id", "snapshot_bytes", b"snapshot_bytes", "writer_epoch", b"writer_epoch"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agent_restarts", b"agent_restarts", "checkpoints_pending", b"checkpoints_pending", "checkpoints_recorded", b"checkpoints_recorded", "checkpoints_skipped", b"checkpoints_skipped", "checkpoints_uncomputed", b"checkpoints_uncomputed", "lag_seconds", b"lag_seconds", "phase", b"phase", "reason", b"reason", "run_id", b"run_id", "snapshot_bytes", b"snapshot_bytes", "writer", b"writer", "writer_epoch", b"writer_epoch"]) -> None: ...
 
 Global___ReportStatusRequest: typing_extensions.TypeAlias = ReportStatusRequest
 

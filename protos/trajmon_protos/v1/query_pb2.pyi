@@ -57,6 +57,8 @@ class RunSummary(google.protobuf.message.Message):
     ADVICE_FIELD_NUMBER: builtins.int
     MEAN_DIRECTIONAL_SIMILARITY_FIELD_NUMBER: builtins.int
     PARAMETERS_FIELD_NUMBER: builtins.int
+    OPEN_CHECKPOINTS_FIELD_NUMBER: builtins.int
+    MODE_FIELD_NUMBER: builtins.int
     run_id: builtins.str
     name: builtins.str
     attempt: builtins.int
@@ -71,6 +73,10 @@ class RunSummary(google.protobuf.message.Message):
     mean_directional_similarity: builtins.float
     """Of the group "network"; unset where undefined."""
     parameters: builtins.int
+    open_checkpoints: builtins.int
+    """Checkpoints of which some parts have come and others have not."""
+    mode: trajmon_protos.v1.types_pb2.TrainingMode.ValueType
+    """What the last checkpoint says is being trained."""
     @property
     def tags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     @property
@@ -91,9 +97,11 @@ class RunSummary(google.protobuf.message.Message):
         advice: trajmon_protos.v1.types_pb2.Advice | None = ...,
         mean_directional_similarity: builtins.float | None = ...,
         parameters: builtins.int = ...,
+        open_checkpoints: builtins.int = ...,
+        mode: trajmon_protos.v1.types_pb2.TrainingMode.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_mean_directional_similarity", b"_mean_directional_similarity", "advice", b"advice", "mean_directional_similarity", b"mean_directional_similarity"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_mean_directional_similarity", b"_mean_directional_similarity", "advice", b"advice", "attempt", b"attempt", "checkpoints", b"checkpoints", "last_step", b"last_step", "last_time_unix_seconds", b"last_time_unix_seconds", "mean_directional_similarity", b"mean_directional_similarity", "name", b"name", "parameters", b"parameters", "phase", b"phase", "reason", b"reason", "run_id", b"run_id", "superseded", b"superseded", "tags", b"tags"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_mean_directional_similarity", b"_mean_directional_similarity", "advice", b"advice", "attempt", b"attempt", "checkpoints", b"checkpoints", "last_step", b"last_step", "last_time_unix_seconds", b"last_time_unix_seconds", "mean_directional_similarity", b"mean_directional_similarity", "mode", b"mode", "name", b"name", "open_checkpoints", b"open_checkpoints", "parameters", b"parameters", "phase", b"phase", "reason", b"reason", "run_id", b"run_id", "superseded", b"superseded", "tags", b"tags"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_mean_directional_similarity", b"_mean_directional_similarity"]) -> typing.Literal["mean_directional_similarity"] | None: ...
 
 Global___RunSummary: typing_extensions.TypeAlias = RunSummary
@@ -200,6 +208,7 @@ class GetRunResponse(google.protobuf.message.Message):
     FINDINGS_FIELD_NUMBER: builtins.int
     AGENT_FIELD_NUMBER: builtins.int
     CHECKPOINTS_FIELD_NUMBER: builtins.int
+    OPEN_FIELD_NUMBER: builtins.int
     @property
     def summary(self) -> Global___RunSummary: ...
     @property
@@ -214,6 +223,10 @@ class GetRunResponse(google.protobuf.message.Message):
     def checkpoints(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___CheckpointDetail]:
         """The last 1000."""
 
+    @property
+    def open(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___OpenCheckpoint]:
+        """The first 100 checkpoints that wait for parts."""
+
     def __init__(
         self,
         *,
@@ -223,11 +236,39 @@ class GetRunResponse(google.protobuf.message.Message):
         findings: collections.abc.Iterable[trajmon_protos.v1.types_pb2.IntegrityFinding] | None = ...,
         agent: trajmon_protos.v1.ingest_pb2.ReportStatusRequest | None = ...,
         checkpoints: collections.abc.Iterable[Global___CheckpointDetail] | None = ...,
+        open: collections.abc.Iterable[Global___OpenCheckpoint] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["agent", b"agent", "layout", b"layout", "summary", b"summary"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["agent", b"agent", "checkpoints", b"checkpoints", "findings", b"findings", "hallmarks", b"hallmarks", "layout", b"layout", "summary", b"summary"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agent", b"agent", "checkpoints", b"checkpoints", "findings", b"findings", "hallmarks", b"hallmarks", "layout", b"layout", "open", b"open", "summary", b"summary"]) -> None: ...
 
 Global___GetRunResponse: typing_extensions.TypeAlias = GetRunResponse
+
+@typing.final
+class OpenCheckpoint(google.protobuf.message.Message):
+    """A checkpoint whose row is not known yet: some of its parts have not come."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHECKPOINT_FIELD_NUMBER: builtins.int
+    ATTEMPT_FIELD_NUMBER: builtins.int
+    NUM_PARTS_FIELD_NUMBER: builtins.int
+    MISSING_PARTS_FIELD_NUMBER: builtins.int
+    checkpoint: builtins.int
+    attempt: builtins.int
+    num_parts: builtins.int
+    @property
+    def missing_parts(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        checkpoint: builtins.int = ...,
+        attempt: builtins.int = ...,
+        num_parts: builtins.int = ...,
+        missing_parts: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "checkpoint", b"checkpoint", "missing_parts", b"missing_parts", "num_parts", b"num_parts"]) -> None: ...
+
+Global___OpenCheckpoint: typing_extensions.TypeAlias = OpenCheckpoint
 
 @typing.final
 class GetMapRequest(google.protobuf.message.Message):

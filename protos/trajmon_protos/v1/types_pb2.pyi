@@ -19,6 +19,28 @@ else:
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
+class _TrainingMode:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _TrainingModeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_TrainingMode.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    TRAINING_MODE_UNSPECIFIED: _TrainingMode.ValueType  # 0
+    """Not told, which means everything."""
+    TRAINING_MODE_FULL: _TrainingMode.ValueType  # 1
+    TRAINING_MODE_NORM_ONLY: _TrainingMode.ValueType  # 2
+    """The scalars of normalisation layers alone."""
+
+class TrainingMode(_TrainingMode, metaclass=_TrainingModeEnumTypeWrapper):
+    """What is being trained."""
+
+TRAINING_MODE_UNSPECIFIED: TrainingMode.ValueType  # 0
+"""Not told, which means everything."""
+TRAINING_MODE_FULL: TrainingMode.ValueType  # 1
+TRAINING_MODE_NORM_ONLY: TrainingMode.ValueType  # 2
+"""The scalars of normalisation layers alone."""
+Global___TrainingMode: typing_extensions.TypeAlias = TrainingMode
+
 class _AdviceState:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -156,6 +178,8 @@ class CheckpointInfo(google.protobuf.message.Message):
     LEARNING_RATE_FIELD_NUMBER: builtins.int
     METRICS_FIELD_NUMBER: builtins.int
     STALL_SECONDS_FIELD_NUMBER: builtins.int
+    MODE_FIELD_NUMBER: builtins.int
+    COPY_FIELD_NUMBER: builtins.int
     step: builtins.int
     epoch: builtins.float
     time_unix_seconds: builtins.float
@@ -164,6 +188,10 @@ class CheckpointInfo(google.protobuf.message.Message):
     """Of the first parameter group."""
     stall_seconds: builtins.float
     """How long the copy held the training process."""
+    mode: Global___TrainingMode.ValueType
+    """What was trained when the copy was taken."""
+    copy: builtins.str
+    """How the copy was taken: "wait" or "overlap"."""
     @property
     def metrics(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]: ...
     def __init__(
@@ -175,9 +203,11 @@ class CheckpointInfo(google.protobuf.message.Message):
         learning_rate: builtins.float | None = ...,
         metrics: collections.abc.Mapping[builtins.str, builtins.float] | None = ...,
         stall_seconds: builtins.float = ...,
+        mode: Global___TrainingMode.ValueType = ...,
+        copy: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_epoch", b"_epoch", "_learning_rate", b"_learning_rate", "epoch", b"epoch", "learning_rate", b"learning_rate"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_epoch", b"_epoch", "_learning_rate", b"_learning_rate", "epoch", b"epoch", "learning_rate", b"learning_rate", "metrics", b"metrics", "stall_seconds", b"stall_seconds", "step", b"step", "time_unix_seconds", b"time_unix_seconds"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_epoch", b"_epoch", "_learning_rate", b"_learning_rate", "copy", b"copy", "epoch", b"epoch", "learning_rate", b"learning_rate", "metrics", b"metrics", "mode", b"mode", "stall_seconds", b"stall_seconds", "step", b"step", "time_unix_seconds", b"time_unix_seconds"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_epoch", b"_epoch"]) -> typing.Literal["epoch"] | None: ...
     @typing.overload
@@ -200,13 +230,14 @@ class RowHeader(google.protobuf.message.Message):
     FINGERPRINT_FIELD_NUMBER: builtins.int
     NUM_LAYERS_FIELD_NUMBER: builtins.int
     INFO_FIELD_NUMBER: builtins.int
+    LAYERS_FIELD_NUMBER: builtins.int
     run_id: builtins.str
     """32 hex digits."""
     attempt: builtins.int
     checkpoint: builtins.int
     """Number of this checkpoint in the run, from 0 without gaps. A superseded checkpoint keeps its number."""
     part: builtins.int
-    """Which rank's part of the row this is, and of how many."""
+    """Which part of the row this is, from 0, and of how many. The row is the sum of its parts, known once all are there."""
     num_parts: builtins.int
     previous: builtins.int
     """The checkpoint before this one on its path; unset for checkpoint 0. Checkpoints between
@@ -215,8 +246,13 @@ class RowHeader(google.protobuf.message.Message):
     fingerprint: builtins.str
     """Fingerprint of the layout that the row was computed with."""
     num_layers: builtins.int
+    """That the record holds: of `layers` if given, else of the whole layout."""
     @property
     def info(self) -> Global___CheckpointInfo: ...
+    @property
+    def layers(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Positions in the layout of the layers that this part has elements of, ascending; empty: all of them."""
+
     def __init__(
         self,
         *,
@@ -229,9 +265,10 @@ class RowHeader(google.protobuf.message.Message):
         fingerprint: builtins.str = ...,
         num_layers: builtins.int = ...,
         info: Global___CheckpointInfo | None = ...,
+        layers: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_previous", b"_previous", "info", b"info", "previous", b"previous"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_previous", b"_previous", "attempt", b"attempt", "checkpoint", b"checkpoint", "fingerprint", b"fingerprint", "info", b"info", "num_layers", b"num_layers", "num_parts", b"num_parts", "part", b"part", "previous", b"previous", "run_id", b"run_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_previous", b"_previous", "attempt", b"attempt", "checkpoint", b"checkpoint", "fingerprint", b"fingerprint", "info", b"info", "layers", b"layers", "num_layers", b"num_layers", "num_parts", b"num_parts", "part", b"part", "previous", b"previous", "run_id", b"run_id"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_previous", b"_previous"]) -> typing.Literal["previous"] | None: ...
 
 Global___RowHeader: typing_extensions.TypeAlias = RowHeader
