@@ -233,6 +233,10 @@ class AgentNote:
     """By this agent."""
     unreadable: tuple[int, ...] = ()
     """Checkpoints whose snapshots cannot be read; at most the first 100."""
+    uncomputed: int = 0
+    """Checkpoints that are recorded, and whose rows are not computed yet."""
+    lag_seconds: float = 0.0
+    """Age of the oldest checkpoint that is recorded and not acknowledged; 0 if there is none."""
 
     def write(self, run_dir: RunDir) -> None:
         """Raises OSError."""

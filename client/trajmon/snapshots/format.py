@@ -26,7 +26,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,19 @@ from numpy.typing import NDArray
 from trajmon._files import sync_directory, write_all
 from trajmon.errors import SnapshotError
 
-__all__ = ["MAGIC", "SnapshotHeader", "open_data", "read_header", "snapshot_bytes", "write_snapshot"]
+__all__ = [
+    "MAGIC",
+    "CopyMode",
+    "SnapshotHeader",
+    "TrainingMode",
+    "open_data",
+    "read_header",
+    "snapshot_bytes",
+    "write_snapshot",
+]
+
+TrainingMode = Literal["full", "norm_only"]
+CopyMode = Literal["wait", "overlap"]
 
 MAGIC = b"TMSNAP\x00\x01"
 _LENGTHS = struct.Struct("<QQQ")
@@ -64,6 +76,10 @@ class SnapshotHeader:
     """May hold NaN and Inf."""
     stall_seconds: float = 0.0
     """How long the copy held the training process."""
+    mode: TrainingMode = "full"
+    """What is trained when the copy is taken."""
+    copy: CopyMode = "wait"
+    """`wait`: training stood still while it was taken; `overlap`: it went on beside it."""
 
     def to_json(self) -> bytes:
         """One JSON object; NaN and Inf in the notation of Python's json."""
@@ -85,6 +101,8 @@ class SnapshotHeader:
                 learning_rate=None if value["learning_rate"] is None else float(value["learning_rate"]),
                 metrics={str(name): float(number) for name, number in value["metrics"].items()},
                 stall_seconds=float(value["stall_seconds"]),
+                mode="norm_only" if value.get("mode") == "norm_only" else "full",
+                copy="overlap" if value.get("copy") == "overlap" else "wait",
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SnapshotError(f"snapshot header cannot be read: {error!r}") from error
