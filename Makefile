@@ -8,7 +8,7 @@ TOOLS := $(VENV)-tools/.ready
 PIP := -m pip --disable-pip-version-check install --quiet --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format lint types imports proto proto-check bench faults promtool clean
+.PHONY: help venv demo test check format lint types imports proto proto-check bench faults distributed promtool clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ bench: $(READY)  ## every figure beside its limit; fails if one is missed
 
 faults: $(READY) promtool  ## kill, freeze and fill the disk of real processes, many times: long
 	$(BIN)/python -m pytest --quiet --override-ini "norecursedirs=.* v1" --override-ini faulthandler_timeout=0 --timeout 3600 tests/faults
+
+distributed: $(READY)  ## every way to shard over 2, 3 and 4 processes, restarts, other numbers of processes: long
+	$(BIN)/python -m pytest --quiet --override-ini "norecursedirs=.* v1" --override-ini faulthandler_timeout=0 --timeout 900 tests/distributed
 
 # The Debian package starts a service when it is installed; run level 1 keeps it from doing so.
 promtool:  ## install prometheus and promtool (Debian package) unless they are there

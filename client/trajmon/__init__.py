@@ -19,14 +19,32 @@ if TYPE_CHECKING:
     from trajmon._watch import watch
     from trajmon.advice import Advice
     from trajmon.numerics.views import View
+    from trajmon.switch.core import switch_back, switch_to_norm_only
+    from trajmon.switch.interleave import Interleave
+    from trajmon.switch.report import SwitchReport
 
-__all__ = ["Advice", "Recorder", "RecorderStatus", "View", "errors", "watch"]
+__all__ = [
+    "Advice",
+    "Interleave",
+    "Recorder",
+    "RecorderStatus",
+    "SwitchReport",
+    "View",
+    "errors",
+    "switch_back",
+    "switch_to_norm_only",
+    "watch",
+]
 
 _MODULES = {
     "Advice": "trajmon.advice",
+    "Interleave": "trajmon.switch.interleave",
     "Recorder": "trajmon._recorder",
     "RecorderStatus": "trajmon._status",
+    "SwitchReport": "trajmon.switch.report",
     "View": "trajmon.numerics.views",
+    "switch_back": "trajmon.switch.core",
+    "switch_to_norm_only": "trajmon.switch.core",
     "watch": "trajmon._watch",
 }
 

@@ -14,9 +14,12 @@ from typing import Self
 
 from trajmon._session import Session
 from trajmon._status import RecorderStatus
+from trajmon._trigger import StepTrigger
 from trajmon.advice import Advice
 from trajmon.errors import TrajmonError
 from trajmon.rundir import AgentNote
+from trajmon.switch.actor import AdviceActor
+from trajmon.switch.report import SwitchReport
 
 __all__ = ["Recorder"]
 
@@ -32,8 +35,19 @@ class Recorder:
     and nothing waits but :meth:`close`.
     """
 
-    def __init__(self, session: Session | None, status: RecorderStatus, *, strict: bool = False) -> None:
+    def __init__(
+        self,
+        session: Session | None,
+        status: RecorderStatus,
+        *,
+        actor: AdviceActor | None = None,
+        strict: bool = False,
+    ) -> None:
         self._session = session
+        self._actor = actor
+        self._trigger: StepTrigger | None = None
+        self._switch_report: SwitchReport | None = None
+        self._kept: tuple[float | None, dict[str, object]] = (None, {})
         self._status = status
         self._strict = strict
         self._pid = os.getpid()
@@ -65,7 +79,13 @@ class Recorder:
         if session is None or session.stopped or os.getpid() != self._pid:
             return None
         try:
-            return session.record(step, epoch, metrics)
+            if self._actor is not None:
+                # Asked of the model: it may have been switched by hand.
+                session.mode = self._actor.training_mode
+            number = session.record(step, epoch, metrics)
+            if self._actor is not None:
+                self._actor.after_checkpoint(number, session.answers.read().advice)
+            return number
         except TrajmonError:
             # Counted and logged where it happened.
             if self._strict:
@@ -76,6 +96,39 @@ class Recorder:
                 raise
             self._report_once(f"checkpoint failed unexpectedly: {error!r}")
             return None
+
+    def log(self, metrics: Mapping[str, object], epoch: float | None = None) -> None:
+        """Keep metrics for the next checkpoint that comes by itself (``watch(every=...)``)."""
+        self._kept = (self._kept[0] if epoch is None else epoch, {**self._kept[1], **metrics})
+
+    def epoch_end(self, epochs: int, metrics: Mapping[str, object] | None = None) -> int | None:
+        """Say that `epochs` epochs are complete; records a checkpoint if the schedule asks for one here."""
+        if metrics:
+            self.log(metrics)
+        self._kept = (float(epochs), self._kept[1])
+        if self._trigger is None or not self._trigger.epoch_ended(epochs):
+            return None
+        return self.record_step(self._trigger.steps)
+
+    def record_step(self, step: int) -> int | None:
+        """Record a checkpoint with what :meth:`log` kept for it."""
+        epoch, metrics = self._kept
+        self._kept = (None, {})
+        return self.checkpoint(step=step, epoch=epoch, metrics=metrics)
+
+    @property
+    def switch_report(self) -> SwitchReport | None:
+        """What the last switch to norm-only training, or back, saved; None while there was none."""
+        followed = None if self._actor is None else self._actor.last_report
+        return followed or self._switch_report
+
+    def on_switch(self, report: SwitchReport) -> None:
+        """Take note of a switch that was made by hand; called by ``switch_to_norm_only(recorder=...)``."""
+        self._switch_report = report
+
+    def trigger_on(self, trigger: StepTrigger) -> None:
+        """Have checkpoints come by themselves until the recorder is closed."""
+        self._trigger = trigger
 
     @property
     def advice(self) -> Advice:
@@ -123,6 +176,8 @@ class Recorder:
         self._status = replace(self._status, state="closed")
         _live.discard(self)
         try:
+            if self._trigger is not None:
+                self._trigger.close()
             self._session.finish(reason, timeout)
         except Exception as error:
             if self._strict:

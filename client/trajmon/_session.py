@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import mmap
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -15,18 +17,30 @@ from torch import Tensor, nn
 from trajmon._agent_process import AgentProcess
 from trajmon._files import ProcessLock
 from trajmon._metadata import Metadata
+from trajmon._overlap import OverlappedCopy, cuda_device
 from trajmon.advice import AnswerReader
 from trajmon.errors import CheckpointSkippedError, RecordingStoppedError
 from trajmon.numerics.errors import ModelChangedError
-from trajmon.numerics.model import ModelPlan
+from trajmon.numerics.layout import Layout
 from trajmon.rundir import AgentNote, RecorderNote, RunDescription, RunDir
-from trajmon.snapshots.format import SnapshotHeader, snapshot_bytes
+from trajmon.snapshots.format import SnapshotHeader, TrainingMode, snapshot_bytes
 from trajmon.snapshots.slot import Slot, SlotState
 from trajmon.snapshots.store import SnapshotStore, previous_for_step
 
-__all__ = ["Session", "Start"]
+__all__ = ["Plan", "Session", "Start"]
 
 log = logging.getLogger("trajmon")
+
+
+class Plan(Protocol):
+    """Which bytes of a model make a snapshot, and how they get there."""
+
+    @property
+    def layout(self) -> Layout:
+        """Of the snapshots."""
+
+    def copy_into(self, model: nn.Module, buffer: Tensor, *, non_blocking: bool = False) -> None:
+        """Copy the parameters as they are now into `buffer`, [layout.nbytes] uint8. Raises ModelChangedError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +57,8 @@ class Start:
     """That the snapshots before take."""
     budget_bytes: int = 0
     """That all snapshots of the run may take."""
+    memory_bytes: int | None = None
+    """That a copy may take of the host's memory; None: any amount."""
 
 
 class Session:
@@ -52,7 +68,7 @@ class Session:
         self,
         model: nn.Module,
         optimizer: object | None,
-        plan: ModelPlan,
+        plan: Plan,
         run: RunDescription,
         run_dir: RunDir,
         owner: ProcessLock,
@@ -69,6 +85,8 @@ class Session:
         self.last_stall_seconds = 0.0
         self.recorded = start.next_checkpoint
         self.stopped = False
+        self.mode: TrainingMode = "full"
+        """What is trained now: goes into the header of the next checkpoint."""
         self._model = model
         self._optimizer = optimizer
         self._plan = plan
@@ -79,6 +97,7 @@ class Session:
             None if slot is None else torch.from_numpy(np.frombuffer(slot.data, dtype=np.uint8))
         )
         self._staging: Tensor | None = None
+        self._overlap: OverlappedCopy | None = None
         self._agent = agent
         self._metadata = metadata
         self.note = note
@@ -97,6 +116,12 @@ class Session:
         self._note_is_told = True
         self._keep_agent_alive()
 
+    def overlap(self) -> None:
+        """From here on copy beside training, if the whole model lies on one GPU. Raises RefusedError."""
+        device = cuda_device(self._model)
+        if device is not None and self._slot_tensor is not None and self._optimizer is not None:
+            self._overlap = OverlappedCopy(self._slot_tensor, device, self._optimizer)
+
     def record(self, step: object, epoch: object, metrics: Mapping[str, object] | None) -> int:
         """Store a checkpoint and return its number.
 
@@ -104,9 +129,11 @@ class Session:
         """
         started = time.perf_counter()
         self._keep_agent_alive()
+        if self._overlap is not None:
+            self._overlap.settle(wait=True)
         self._settle_interrupted()
         header = self._header(step, epoch, metrics)
-        file_bytes = snapshot_bytes(header, self.run.layout.nbytes)
+        file_bytes = snapshot_bytes(header, self._plan.layout.nbytes)
         self._check_budget(header, file_bytes)
         self._in_flight = header
         try:
@@ -129,6 +156,9 @@ class Session:
         """Say that training has ended, then wait for the agent, but no longer than the timeout."""
         self._change_note("finished", reason if not self.stopped else self.note.reason)
         deadline = time.monotonic() + timeout_seconds
+        if self._overlap is not None:
+            self._overlap.close()
+            self._overlap = None
         if self._slot is not None:
             self._slot.close()
         self._slot = self._slot_tensor = self._staging = None
@@ -165,11 +195,12 @@ class Session:
         # The slot first: the agent moves checkpoints from there to the store.
         stored = self._slot is not None and self._slot.full_number() == header.checkpoint
         if stored or self._store.path(header.checkpoint).exists():
-            self._count(header, snapshot_bytes(header, self.run.layout.nbytes))
+            self._count(header, snapshot_bytes(header, self._plan.layout.nbytes))
 
     def pending(self) -> int:
         """Checkpoints that are recorded and not acknowledged."""
-        return max(0, self.recorded - self.run_dir.acked())
+        first = 0 if self.run.shard is None else self.run.shard.first_checkpoint
+        return max(0, self.recorded - max(first, self.run_dir.acked()))
 
     def _header(self, step: object, epoch: object, metrics: Mapping[str, object] | None) -> SnapshotHeader:
         number = self.recorded
@@ -191,17 +222,20 @@ class Session:
             checkpoint=number,
             attempt=self.note.attempt,
             step=actual_step,
-            fingerprint=self.run.layout.fingerprint,
+            fingerprint=self._plan.layout.fingerprint,
             previous=previous,
             time_unix_seconds=time.time(),
             epoch=self._metadata.finite("epoch", epoch),
             learning_rate=self._metadata.learning_rate(self._optimizer),
             metrics=self._metadata.metrics(metrics),
+            mode=self.mode,
         )
 
     def _into_slot(self, slot: Slot, header: SnapshotHeader, started: float) -> SnapshotHeader:
         assert self._slot_tensor is not None
         slot.set_state(SlotState.WRITING)
+        if self._overlap is not None:
+            return self._beside_training(self._overlap, slot, self._slot_tensor, header, started)
         try:
             self._plan.copy_into(self._model, self._slot_tensor)
             header = replace(header, stall_seconds=time.perf_counter() - started)
@@ -212,11 +246,27 @@ class Session:
         slot.set_state(SlotState.FULL)
         return header
 
+    def _beside_training(
+        self, overlap: OverlappedCopy, slot: Slot, buffer: Tensor, header: SnapshotHeader, started: float
+    ) -> SnapshotHeader:
+        """Queue the copy; the slot is full once it is done, which is looked at before each step."""
+        try:
+            overlap.start(
+                lambda: self._plan.copy_into(self._model, buffer, non_blocking=True),
+                lambda: slot.set_state(SlotState.FULL),
+            )
+            header = replace(header, stall_seconds=time.perf_counter() - started, copy="overlap")
+            slot.put_header(header)
+        except BaseException:
+            # Whatever was queued must not write into a slot that somebody else fills.
+            overlap.settle(wait=True)
+            slot.set_state(SlotState.FREE)
+            raise
+        return header
+
     def _into_store(self, header: SnapshotHeader, started: float) -> SnapshotHeader:
         if self._staging is None:
-            self._staging = torch.empty(self.run.layout.nbytes, dtype=torch.uint8, device="cpu")
-            # Room between layers is never copied into, and must not carry old memory to disk.
-            self._staging.zero_()
+            self._staging = self._make_staging()
         self._plan.copy_into(self._model, self._staging)
         return self._store.write(
             header.checkpoint,
@@ -224,6 +274,24 @@ class Session:
             self._staging.numpy().data,
             durable=False,
         )
+
+    def _make_staging(self) -> Tensor:
+        """Where a copy is put together: memory, or a mapped file for a model that may not take that much."""
+        nbytes = self._plan.layout.nbytes
+        if self._start.memory_bytes is None or nbytes <= self._start.memory_bytes:
+            staging = torch.empty(nbytes, dtype=torch.uint8, device="cpu")
+            # Room between layers is never copied into, and must not carry old memory to disk.
+            return staging.zero_()
+        path = self._store.folder / ".training.staging.tmp"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            # All of it now: a full disk must be an error here, and not a signal in the middle of a copy.
+            os.posix_fallocate(descriptor, 0, nbytes)
+            mapped = mmap.mmap(descriptor, nbytes)
+        finally:
+            os.close(descriptor)
+            path.unlink(missing_ok=True)
+        return torch.frombuffer(mapped, dtype=torch.uint8)
 
     def _check_budget(self, header: SnapshotHeader, file_bytes: int) -> None:
         budget = self._start.budget_bytes
@@ -246,6 +314,9 @@ class Session:
             log.warning("the agent of run %r could not be started: %s", self.run.name, error)
 
     def _skip(self, header: SnapshotHeader, error: Exception) -> CheckpointSkippedError:
+        if self.run.shard is not None:
+            # The other ranks have recorded it: its number is taken, and here it stays empty.
+            self._count(header, 0)
         self.note = replace(self.note, skipped=self.note.skipped + 1)
         self._note_is_told = False
         self._tell()

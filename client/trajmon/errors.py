@@ -7,7 +7,10 @@ TrajmonError
 │   ├── NoSuchRunError      there is none, and `resume` says must
 │   ├── RunOwnedError       another living training records this run
 │   ├── OtherModelError     the run was recorded from a model with other layers
-│   └── DamagedRunError     the run's own files cannot be read
+│   ├── DamagedRunError     the run's own files cannot be read
+│   ├── families.FamilyError   a model family that does not exist, or does not fit the model
+│   └── ShardError          the ranks' chunks do not make up the model, each element once
+│       └── RanksMissingError   some ranks did not call `watch`
 ├── CheckpointSkippedError  one checkpoint could not be stored
 ├── RecordingStoppedError   recording has ended for good: budget, changed model
 ├── SnapshotError           a file that is not a complete snapshot of this run
@@ -25,11 +28,13 @@ __all__ = [
     "DamagedRunError",
     "NoSuchRunError",
     "OtherModelError",
+    "RanksMissingError",
     "RecordingStoppedError",
     "RefusedError",
     "RunExistsError",
     "RunNameError",
     "RunOwnedError",
+    "ShardError",
     "SnapshotError",
     "SwitchError",
     "TrajmonError",
@@ -66,6 +71,14 @@ class OtherModelError(RefusedError):
 
 class DamagedRunError(RefusedError):
     """The run's own files cannot be read."""
+
+
+class ShardError(RefusedError):
+    """The ranks' chunks do not make up the model, each element once; names layer and ranks."""
+
+
+class RanksMissingError(ShardError):
+    """Some ranks did not call `watch`."""
 
 
 class CheckpointSkippedError(TrajmonError):

@@ -104,6 +104,8 @@ class MapResult:
     """[T], numbers of the checkpoints, ascending."""
     step: NDArray[np.int64]
     """[T], training steps of the checkpoints."""
+    mode: NDArray[np.uint8]
+    """[T], 1 where only the scalars of normalisation layers were trained, 0 where everything was."""
     scope: str
     """`network`, `group:NAME` or `layer:NAME`."""
     relative_to: int | None = None
@@ -180,6 +182,14 @@ def _start(chunk: types_pb2.ArrayChunk, budget: int) -> _Part:
 
 def _name(chunk: types_pb2.ArrayChunk) -> str:
     return repr(chunk.name[:80])
+
+
+def _modes(arrays: dict[str, NDArray[np.generic]], count: int) -> NDArray[np.uint8]:
+    """The array `mode`, put in as zeros, [count], where an older server sends none."""
+    mode = arrays.setdefault("mode", np.zeros(count, dtype=np.uint8))
+    if mode.dtype != np.uint8:
+        raise BrokenReplyError(f"server sent array mode with dtype {mode.dtype.str}, not |u1")
+    return mode.astype(np.uint8, copy=False)
 
 
 class QueryClient:
@@ -262,7 +272,8 @@ class QueryClient:
         with self._stated(_ARRAYS_SECONDS):
             arrays = assemble(self._stub.GetMap(request, timeout=_ARRAYS_SECONDS, metadata=self._metadata))
         n = arrays["checkpoint"].size if "checkpoint" in arrays else 0
-        shapes = {"map": (n, n), "gram": (n, n), "checkpoint": (n,), "step": (n,)}
+        mode = _modes(arrays, n)
+        shapes = {"map": (n, n), "gram": (n, n), "checkpoint": (n,), "step": (n,), "mode": (n,)}
         for name, shape in shapes.items():
             if name not in arrays:
                 raise BrokenReplyError(f"server's map lacks the array {name}")
@@ -275,24 +286,26 @@ class QueryClient:
             gram=arrays["gram"].astype(np.float64, copy=False),
             checkpoint=arrays["checkpoint"].astype(np.int64, copy=False),
             step=arrays["step"].astype(np.int64, copy=False),
+            mode=mode,
             scope=scope,
             relative_to=relative_to,
             kernel=kernel,
         )
 
     def get_hallmarks(self, run: str, scope: str = "network") -> dict[str, NDArray[np.generic]]:
-        """Every hallmark of a scope: name -> [T], NaN where undefined, with `checkpoint` and `step`."""
+        """Every hallmark of a scope: name -> [T], NaN where undefined, with `checkpoint`, `step` and `mode`."""
         request = query_pb2.GetHallmarksRequest(run=run, scope=scope)
         with self._stated(_ARRAYS_SECONDS):
             arrays = assemble(
                 self._stub.GetHallmarks(request, timeout=_ARRAYS_SECONDS, metadata=self._metadata)
             )
+        if "checkpoint" not in arrays:
+            raise BrokenReplyError("server's hallmarks lack the array checkpoint")
+        _modes(arrays, arrays["checkpoint"].size)
         if len({array.shape for array in arrays.values()}) > 1 or any(
             array.ndim != 1 for array in arrays.values()
         ):
             raise BrokenReplyError("server sent hallmarks of different lengths")
-        if "checkpoint" not in arrays:
-            raise BrokenReplyError("server's hallmarks lack the array checkpoint")
         return arrays
 
     def watch_run(self, run: str) -> Iterator[query_pb2.WatchRunResponse]:

@@ -14,6 +14,7 @@ acked.json           agent          number of the first checkpoint that is not a
 answer.json          agent          the server's latest answer
 agent.json           agent          how the agent does: :class:`AgentNote`
 agent.log            agent          what it has to say; bounded
+watch.json           trajmon watch    the folder that is followed, and what is dealt with
 owner.lock           training       held while training lives
 agent.lock           agent          held while the agent lives
 ===================  =============  ==================================================================
@@ -105,10 +106,29 @@ class RunDir:
         """Held while the agent lives."""
         return self.path / "agent.lock"
 
-    def create(self) -> None:
-        """Make the folders that are missing, closed to others. Raises OSError."""
-        for folder in (self.home, self.home / "client", self.path, self.snapshots, self.spool):
+    def create(self, snapshots_in: Path | None = None) -> None:
+        """Make the folders that are missing, closed to others. Raises OSError.
+
+        `snapshots_in`: keep the snapshots of a new run in a folder of its name below this one, e.g. on another disk
+        or in a tmpfs; a run that exists keeps them where they are.
+        """
+        for folder in (self.home, self.home / "client", self.path, self.spool):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if snapshots_in is not None and not self.snapshots.exists():
+            elsewhere = snapshots_in.expanduser().absolute() / self.path.name
+            elsewhere.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # A name that leads there: everybody else goes by the name.
+            self.snapshots.unlink(missing_ok=True)
+            self.snapshots.symlink_to(elsewhere, target_is_directory=True)
+        self.snapshots.mkdir(mode=0o700, exist_ok=True)
+
+    def first_unacked(self) -> int:
+        """First checkpoint whose row this folder still has to hand in; those of earlier cuts have none here."""
+        try:
+            run = RunDescription.read(self)
+        except DamagedRunError:
+            return self.acked()
+        return max(self.acked(), 0 if run.shard is None else run.shard.first_checkpoint)
 
     def acked(self) -> int:
         """First checkpoint that is not acknowledged, as far as this machine knows."""

@@ -104,8 +104,17 @@ class CheckpointMeta:
     stall_seconds: float
     metrics: Mapping[str, float] = field(default_factory=dict)
     non_finite_layers: tuple[int, ...] = ()
+    mode: types_pb2.TrainingMode.ValueType = types_pb2.TRAINING_MODE_UNSPECIFIED
+    """What was trained; unspecified means everything."""
+    copy: str = ""
+    """How the copy was taken: "wait" or "overlap"; empty where not told."""
     lost: bool = False
     """True if the row has been lost to damage; every number of it is missing."""
+
+    @property
+    def is_norm_only(self) -> bool:
+        """True if only the scalars of normalisation layers were trained."""
+        return self.mode == types_pb2.TRAINING_MODE_NORM_ONLY
 
     @classmethod
     def from_header(cls, header: types_pb2.RowHeader, non_finite_layers: tuple[int, ...]) -> CheckpointMeta:
@@ -122,6 +131,8 @@ class CheckpointMeta:
             # The same few names in every checkpoint: kept once.
             metrics={sys.intern(name): value for name, value in info.metrics.items()},
             non_finite_layers=non_finite_layers,
+            mode=info.mode,
+            copy=sys.intern(info.copy),
         )
 
     @classmethod
@@ -139,4 +150,6 @@ class CheckpointMeta:
             learning_rate=self.learning_rate,
             metrics=self.metrics,
             stall_seconds=self.stall_seconds,
+            mode=self.mode,
+            copy=self.copy,
         )

@@ -63,6 +63,8 @@ class IngestServer(ingest_pb2_grpc.IngestServiceServicer):
         """So many further calls are answered UNAVAILABLE."""
         self.lose_answers = 0
         """So many further rows are stored, and the acknowledgement is lost."""
+        self.advice: types_pb2.AdviceState.ValueType = types_pb2.ADVICE_STATE_EXPLORE
+        """What every report is answered with."""
         self._running = threading.Event()
         self._running.set()
         self._lock = threading.Lock()
@@ -142,7 +144,7 @@ class IngestServer(ingest_pb2_grpc.IngestServiceServicer):
             run.reports.append(request)
             checkpoints = run.next_checkpoint
             advice = types_pb2.Advice(
-                state=types_pb2.ADVICE_STATE_EXPLORE,
+                state=self.advice,
                 checkpoint=max(0, checkpoints - 1),
                 evidence={"rows": float(checkpoints)},
                 reason="the test server always explores",

@@ -59,7 +59,18 @@ def test_each_package_is_typed_and_imports_from_this_tree(package: str) -> None:
 def test_exported_members() -> None:
     import trajmon
 
-    assert trajmon.__all__ == ["Advice", "Recorder", "RecorderStatus", "View", "errors", "watch"]
+    assert trajmon.__all__ == [
+        "Advice",
+        "Interleave",
+        "Recorder",
+        "RecorderStatus",
+        "SwitchReport",
+        "View",
+        "errors",
+        "switch_back",
+        "switch_to_norm_only",
+        "watch",
+    ]
     for name in trajmon.__all__:
         assert getattr(trajmon, name) is not None
     assert set(trajmon.__all__) <= set(dir(trajmon))

@@ -12,7 +12,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from numpy.typing import NDArray
 
-from support.rows import SyntheticRun
+from support.rows import Cut, SyntheticRun
 from support.server import Client
 from trajmon_protos.v1 import ingest_pb2, query_pb2, types_pb2
 
@@ -27,6 +27,22 @@ def push(
     client: Client, run: SyntheticRun, epoch: int, record: bytes, run_id: str | None = None
 ) -> ingest_pb2.RowReceipt:
     request = ingest_pb2.PushRowRequest(run_id=run_id or run.run_id, writer_epoch=epoch, record=record)
+    return client.ingest.PushRow(request, metadata=client.metadata, timeout=TIMEOUT_SECONDS).receipt
+
+
+def open_part(
+    client: Client, run: SyntheticRun, cut: Cut, part: int, first_checkpoint: int = 0
+) -> ingest_pb2.OpenRunResponse:
+    request = run.part_request(cut, part, first_checkpoint)
+    return client.ingest.OpenRun(request, metadata=client.metadata, timeout=TIMEOUT_SECONDS)
+
+
+def push_part(
+    client: Client, run: SyntheticRun, cut: Cut, part: int, epoch: int, record: bytes
+) -> ingest_pb2.RowReceipt:
+    request = ingest_pb2.PushRowRequest(
+        run_id=run.run_id, writer_epoch=epoch, record=record, writer=cut.writer(part)
+    )
     return client.ingest.PushRow(request, metadata=client.metadata, timeout=TIMEOUT_SECONDS).receipt
 
 

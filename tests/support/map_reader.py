@@ -24,7 +24,7 @@ COORDINATES = ("step", "epoch", "learning_rate", "time", "attempt")
 
 def look(path: Path) -> dict[str, NDArray[Any]]:
     """Everything in the store that never changes once it is there."""
-    with xr.open_zarr(path) as store:
+    with xr.open_zarr(path, chunks=None) as store:
         seen = {name: store[name].fillna(store[f"{name}_tail"]).values for name in JOINED}
         seen |= {name: store[name].values for name in (*COLUMNS, *COORDINATES)}
     return seen

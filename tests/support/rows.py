@@ -17,6 +17,27 @@ SALT = contextvars.ContextVar("SALT", default="")
 """Goes into every run id: tests that share a server choose each their own."""
 
 
+@dataclass(frozen=True)
+class Cut:
+    """Who owns which elements of a run, in one attempt."""
+
+    owner: NDArray[np.int64]
+    """[layer, element]"""
+    num_parts: int
+    attempt: int = 1
+
+    @classmethod
+    def of(cls, run: SyntheticRun, num_parts: int, attempt: int = 1, seed: int = 0) -> Cut:
+        """Every element by chance."""
+        random = np.random.default_rng([seed, num_parts])
+        shape = (run.num_layers, run.layer_size)
+        return cls(random.integers(0, num_parts, size=shape), num_parts, attempt)
+
+    def writer(self, part: int) -> str:
+        """The same in every attempt that cuts the run so."""
+        return hashlib.blake2b(f"{part}/{self.num_parts}".encode(), digest_size=16).hexdigest()
+
+
 @dataclass
 class SyntheticRun:
     """A run with `num_layers` layers of a few parameters each, and its exact rows."""
@@ -87,7 +108,13 @@ class SyntheticRun:
     def row(self, checkpoint: int, path: list[int] | None = None, attempt: int = 1) -> record.Row:
         """The row of a checkpoint behind `path` (its predecessors; all earlier ones by default)."""
         path = list(range(checkpoint)) if path is None else path
-        theta = self.parameters
+        gram, products = self._numbers(self.parameters, checkpoint, path)
+        header = self.header(checkpoint, path[-1] if path else None, attempt)
+        return record.Row(header, gram, products, np.zeros(self.num_layers, dtype=np.uint8))
+
+    def _numbers(
+        self, theta: NDArray[np.float64], checkpoint: int, path: list[int]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         gram = np.einsum("slp,lp->ls", theta[: checkpoint + 1], theta[checkpoint])
         products = np.full((self.num_layers, 4), np.nan)
         products[:, 2:] = 0.0
@@ -100,8 +127,30 @@ class SyntheticRun:
             products[:, 3] = np.einsum("lp,lp->l", moved, first)
         if len(path) > 1:
             products[:, 1] = np.einsum("lp,lp->l", update, theta[path[-1]] - theta[path[-2]])
-        header = self.header(checkpoint, path[-1] if path else None, attempt)
-        return record.Row(header, gram, products, np.zeros(self.num_layers, dtype=np.uint8))
+        return gram, products
+
+    def part_row(self, checkpoint: int, cut: Cut, part: int, path: list[int] | None = None) -> record.Row:
+        """What the owner of a part hands in of a row: the same sums, over its own elements alone."""
+        path = list(range(checkpoint)) if path is None else path
+        owned = cut.owner == part
+        gram, products = self._numbers(np.where(owned, self.parameters, 0.0), checkpoint, path)
+        # One that owns nothing still says so: with zeros in some layer.
+        layers = np.flatnonzero(owned.any(axis=1)).tolist() or [0]
+        header = self.header(checkpoint, path[-1] if path else None, cut.attempt)
+        header.part, header.num_parts, header.num_layers = part, cut.num_parts, len(layers)
+        header.layers.extend(layers)
+        header.info.time_unix_seconds += 0.25 * (cut.num_parts - part)
+        header.info.stall_seconds = 0.01 * (part + 1)
+        return record.Row(header, gram[layers], products[layers], np.zeros(len(layers), dtype=np.uint8))
+
+    def part_record(self, checkpoint: int, cut: Cut, part: int, path: list[int] | None = None) -> bytes:
+        return record.encode(self.part_row(checkpoint, cut, part, path))
+
+    def part_request(self, cut: Cut, part: int, first_checkpoint: int = 0) -> ingest_pb2.OpenRunRequest:
+        request = self.open_request(cut.attempt)
+        request.part, request.num_parts, request.writer = part, cut.num_parts, cut.writer(part)
+        request.first_checkpoint = first_checkpoint
+        return request
 
     def record(self, checkpoint: int, path: list[int] | None = None, attempt: int = 1) -> bytes:
         return record.encode(self.row(checkpoint, path, attempt))

@@ -46,11 +46,15 @@ class Truth:
         return np.concatenate([self.values[name][places] for name in layers or self.values], axis=1)
 
     def assert_gram(
-        self, gram: NDArray[np.float64], steps: Sequence[int], layers: Sequence[str] | None = None
+        self,
+        gram: NDArray[np.float64],
+        steps: Sequence[int],
+        layers: Sequence[str] | None = None,
+        relative: float = RELATIVE,
     ) -> None:
         """A Gram [steps, steps] is that of the parameters."""
         flat = self.at(steps, layers)
-        assert_products(gram, flat @ flat.T, flat, flat)
+        assert_products(gram, flat @ flat.T, flat, flat, relative)
 
     def assert_row(self, row: Row, steps: Sequence[int], path: Sequence[int]) -> None:
         """A row is that of the parameters. `steps`: of all checkpoints up to it; `path`: the numbers on its path."""
@@ -76,12 +80,13 @@ def assert_products(
     expected: NDArray[np.float64],
     left: NDArray[np.float64],
     right: NDArray[np.float64],
+    relative: float = RELATIVE,
 ) -> None:
-    """Inner products agree to :data:`RELATIVE` of the norms."""
+    """Inner products agree to `relative` of the norms."""
     norms = np.linalg.norm(left, axis=1)[:, None] * np.linalg.norm(right, axis=1)
     assert seen.shape == expected.shape
     worst = np.max(np.abs(seen - expected) / np.maximum(norms, np.finfo(float).tiny), initial=0.0)
-    assert worst <= RELATIVE, f"off by {worst:.2e} of the norms"
+    assert worst <= relative, f"off by {worst:.2e} of the norms"
 
 
 def rows_in_journal(data_dir: Path, run_id: str) -> list[Row]:
@@ -107,7 +112,7 @@ def assert_journal(data_dir: Path, run_dir: RunDir, truth: Truth) -> list[Row]:
     assert store.numbers() == list(range(len(rows)))
     assert run_dir.acked() == len(rows)
     assert [layer.name for layer in run.layout.layers] == list(truth.values)
-    maker = RowMaker(run, store, threads=1)
+    maker = RowMaker(run_dir, run, store, threads=1)
     steps = [row.header.info.step for row in rows]
     for number, row in enumerate(rows):
         assert encode(row) == maker.make(number)

@@ -1,9 +1,10 @@
 """The agent: a program of its own beside each training, ``python -m trajmon.agent RUN_DIR``.
 
-Two threads share a :class:`~trajmon.agent.progress.Progress`:
+Three threads share a :class:`~trajmon.agent.progress.Progress`:
 
-* the main thread (loop.py) drains the slot into the snapshot store, computes rows (rows.py) strictly by
-  checkpoint number, and puts them into the spool (spool.py);
+* one drains the slot into the snapshot store (drain.py), so that the slot is free however long a row takes;
+* the main thread (loop.py) computes rows (rows.py) strictly by checkpoint number, those that wait together, and
+  puts them into the spool (spool.py);
 * the sender (sender.py) hands them to the server in order (transport.py), advances the first number that is not
   acknowledged, and brings the server's answers back.
 

@@ -1,4 +1,4 @@
-"""The agent's main thread: slot to store, snapshots to rows, and the end of life."""
+"""The agent's main thread: snapshots to rows, and the end of life."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from typing import Literal
 
 from trajmon._files import ProcessLock, lock_holder
 from trajmon._settings import AgentSettings
-from trajmon.agent.progress import Progress, Seen
+from trajmon.agent.backlog import Backlog
+from trajmon.agent.drain import Drain, DrainThread
+from trajmon.agent.progress import Progress
 from trajmon.agent.rows import RowMaker
 from trajmon.agent.sender import Sender
 from trajmon.agent.spool import Spool
 from trajmon.agent.transport import printable
-from trajmon.errors import SnapshotError
 from trajmon.numerics.gram import compile_kernels
 from trajmon.rundir import AgentNote, RecorderNote, RunDescription, RunDir
-from trajmon.snapshots.slot import Slot, SlotState
+from trajmon.snapshots.slot import SlotState
 from trajmon.snapshots.store import SnapshotStore
 
 __all__ = ["Agent", "Ending"]
@@ -38,163 +39,129 @@ class Agent:
     def __init__(self, run_dir: RunDir, settings: AgentSettings) -> None:
         self._run_dir = run_dir
         self._settings = settings
-        self._run = RunDescription.read(run_dir)
+        run = RunDescription.read(run_dir)
         note = RecorderNote.read(run_dir) or RecorderNote(attempt=1)
-        layout = self._run.layout
+        layout = run.snapshot_layout
         self._store = SnapshotStore(run_dir.snapshots, layout.fingerprint, layout.nbytes, writer="agent")
         self._store.remove_leftovers()
         self._owner = ProcessLock(run_dir.owner_lock)
-        self._slot: Slot | None = None
+        self._drain = Drain(run_dir, self._store, layout.nbytes, self._owner)
         self._spool = Spool(run_dir.spool)
         self._progress = Progress(run_dir, AgentNote(pid=0, state="working"))
-        self._rows = RowMaker(self._run, self._store, note.threads)
-        self._sender = Sender(self._run, run_dir, self._spool, self._progress, settings)
-        self._terminated = threading.Event()
+        self._rows = RowMaker(run_dir, run, self._store, note.threads)
+        self._sender = Sender(run, run_dir, self._spool, self._progress, settings)
+        first = 0 if run.shard is None else run.shard.first_checkpoint
+        self._backlog = Backlog(self._store, self._spool, self._progress, first)
+        self._wake = threading.Event()
+        self._terminated = False
         self._over_since: float | None = None
-        self._folder_seen: tuple[int, int, int] = (-1, 0, 0)
+        self._worked_to = 0
         self._rows_computed = 0
 
     def terminate(self) -> None:
-        """End after the row that is being computed. May be called from a signal handler."""
-        self._terminated.set()
+        """End after the rows that are being computed. May be called from a signal handler."""
+        # No lock here: the thread that the signal interrupts may hold it.
+        self._terminated = True
 
     def run(self) -> Ending:
         """Work until training is over and everything is handed in, or as far as the settings say."""
         # The word of an earlier agent must not be taken for this one's.
         self._progress.note(lambda known: replace(known, pid=os.getpid()))
+        draining = DrainThread(
+            self._drain, self._settings.poll_seconds, self._wake.set, self._backlog.update, self._trouble
+        )
+        draining.start()
         self._sender.start()
         pause, longest = self._settings.poll_seconds
         try:
             # Before the first row is asked for; with a filled cache it takes no time.
             compile_kernels()
-            while not self._terminated.is_set():
+            while not self._terminated:
                 busy = self._work()
                 ending = self._ending(busy)
                 if ending is not None:
                     return ending
                 pause = self._settings.poll_seconds[0] if busy else min(longest, pause * 1.5)
                 if not busy:
-                    self._terminated.wait(pause)
+                    self._pause(pause)
             return "terminated"
         finally:
+            draining.stop()
             self._progress.stop()
             self._progress.note(lambda known: replace(known, state="gone"))
 
+    def _pause(self, seconds: float) -> None:
+        """Until a checkpoint is drained, at most so long."""
+        self._wake.wait(seconds)
+        self._wake.clear()
+
     def _work(self) -> bool:
-        """One look at the slot, one row; True if there was something to do."""
+        """Rows of what waits; True if there was something to do."""
         try:
-            drained = self._drain()
-            computed = self._next_row()
+            return self._next_rows()
         except Exception as error:
-            # A full disk, most of all. Whatever it is, nothing is lost: slot and store keep what they have.
-            problem = printable(f"the agent cannot work: {str(error) or type(error).__name__}")
-            log.warning("%s; trying again", problem, exc_info=not isinstance(error, OSError))
-            self._progress.note(lambda known: replace(known, problem=problem))
-            self._terminated.wait(_TROUBLE_SECONDS)
+            # A full disk, most of all. Whatever it is, nothing is lost: the store keeps what it has.
+            self._trouble(error)
+            until = time.monotonic() + _TROUBLE_SECONDS
+            while not self._terminated and time.monotonic() < until:
+                self._pause(self._settings.poll_seconds[1])
             return False
-        return drained or computed
 
-    def _drain(self) -> bool:
-        """Bring what is in the slot into the store; True if there was something. Raises OSError."""
-        slot = self._find_slot()
-        if slot is None or slot.state == SlotState.FREE:
-            return False
-        if slot.state == SlotState.WRITING:
-            return self._discard_half_copy(slot)
-        try:
-            header = slot.header()
-        except SnapshotError as error:
-            log.error("the slot was given up: %s", error)
-            slot.set_state(SlotState.FREE)
-            return True
-        # With a file already there, an agent was killed between writing it and freeing the slot.
-        if not self._store.path(header.checkpoint).exists():
-            # Not synced here: the slot must be free for the next checkpoint soon, and a machine that crashes takes
-            # the slot with it anyway. The row waits for the sync.
-            self._store.write(header.checkpoint, header, slot.data, durable=False)
-        slot.set_state(SlotState.FREE)
-        return True
+    def _trouble(self, error: Exception) -> None:
+        """Report what keeps the agent from working."""
+        problem = printable(f"the agent cannot work: {str(error) or type(error).__name__}")
+        log.warning("%s; trying again", problem, exc_info=None if isinstance(error, OSError) else error)
+        self._progress.note(lambda known: replace(known, problem=problem))
 
-    def _find_slot(self) -> Slot | None:
-        """The slot as it is now: a training that resumes may have made another."""
-        if self._slot is not None and not self._slot.is_current():
-            self._slot.close()
-            self._slot = None
-        if self._slot is None:
-            self._slot = Slot.find(self._run_dir.slot_file, self._run.layout.nbytes)
-        return self._slot
-
-    def _discard_half_copy(self, slot: Slot) -> bool:
-        """Free a slot whose training was killed while it copied."""
-        # As the owner: a training that is just starting must not be halfway into its first copy.
-        if lock_holder(self._run_dir.owner_lock) is not None or not self._owner.acquire():
+    def _next_rows(self) -> bool:
+        """Compute the rows that are due into the spool; False if there is none, or no room. Raises OSError."""
+        self._worked_to = self._drain.look().recorded
+        due = self._due(self._worked_to)
+        if not due or not self._rows.gather():
             return False
-        try:
-            if slot.state == SlotState.WRITING:
-                log.warning("half a checkpoint of a training that is gone was given up")
-                slot.set_state(SlotState.FREE)
-        finally:
-            self._owner.release()
-        return True
-
-    def _next_row(self) -> bool:
-        """Compute the next row into the spool; False if there is none, or no room for it. Raises OSError."""
-        checkpoint = self._spool.first_missing(self._progress.acked)
-        recorded, _ = self._look()
-        if checkpoint >= recorded or self._spool.total_bytes >= self._settings.spool_cap_bytes:
-            return False
-        if self._store.path(checkpoint).exists():
-            self._store.make_durable(checkpoint)
-        elif not self._is_lost(checkpoint):
-            return False
-        record = self._rows.make(checkpoint)
-        self._spool.put(checkpoint, record)
-        self._progress.wake()
-        self._rows_computed += 1
+        for checkpoint, record in self._rows.make_many(due):
+            self._spool.put(checkpoint, record)
+            self._progress.wake()
+            self._rows_computed += 1
         computed, unreadable = self._rows_computed, self._rows.unreadable[:_MAX_UNREADABLE]
         self._progress.note(lambda known: replace(known, rows_computed=computed, unreadable=unreadable))
         return True
 
-    def _is_lost(self, checkpoint: int) -> bool:
-        """Whether a checkpoint below the last one is neither in the store nor in the slot.
-
-        The slot is asked before the store is asked again: its content may be older than a file, and moves
-        from there to here, never back.
-        """
-        slot = self._find_slot()
-        try:
-            in_slot = slot is not None and slot.full_number() == checkpoint
-        except SnapshotError:
-            in_slot = False
-        if in_slot or self._store.path(checkpoint).exists():
-            return False
-        log.error(
-            "checkpoint %d is gone from the store; its row says that nothing is known of it", checkpoint
-        )
-        return True
-
-    def _look(self) -> tuple[int, int]:
-        """Checkpoints in the store, and their bytes; lists the folder only when it has changed."""
-        changed_ns = self._run_dir.snapshots.stat().st_mtime_ns
-        # A folder that changed within the clock's resolution may change again without showing it.
-        is_fresh = time.time_ns() - changed_ns < 1_000_000_000
-        if is_fresh or changed_ns != self._folder_seen[0]:
-            recorded = max(self._store.numbers(), default=-1) + 1
-            self._folder_seen = (changed_ns, recorded, self._store.used_bytes())
-        return self._folder_seen[1:]
+    def _due(self, recorded: int) -> list[int]:
+        """Consecutive checkpoints whose rows come next, as many as are worked on together. Raises OSError."""
+        start = self._spool.first_missing(self._backlog.start)
+        room = self._settings.spool_cap_bytes - self._spool.total_bytes
+        due: list[int] = []
+        for checkpoint in range(start, min(recorded, start + self._rows.most_together(start))):
+            if room <= 0 or checkpoint in self._spool:
+                break
+            if self._store.path(checkpoint).exists():
+                self._store.make_durable(checkpoint)
+            elif self._drain.is_coming(checkpoint):
+                break
+            else:
+                log.error(
+                    "checkpoint %d is gone from the store; its row says that nothing is known of it",
+                    checkpoint,
+                )
+            due.append(checkpoint)
+            room -= self._rows.row_bytes(checkpoint)
+        return due
 
     def _ending(self, busy: bool) -> Ending | None:
         """Tell the sender how things stand; how the agent ends, if it does."""
-        recorded, snapshot_bytes = self._look()
-        slot = self._find_slot()
-        waiting = slot is not None and slot.state != SlotState.FREE
+        # First whether training lives, then what there is: nothing comes after its end.
         alive = lock_holder(self._run_dir.owner_lock) is not None
+        looked = self._drain.look()
+        busy = busy or looked.recorded > self._worked_to
+        # Rows of checkpoints that other programs wrote have no snapshots.
+        looked = replace(looked, recorded=max(looked.recorded, self._spool.stop))
         over = not alive and not busy
-        self._progress.see(Seen(recorded + int(waiting), snapshot_bytes, training_over=over and not waiting))
+        self._backlog.update(looked, over=over)
         if not over:
             self._over_since = None
-            if self._settings.until_drained and not busy:
-                return self._ending_of_sync(recorded)
+            if self._settings.until_drained and not busy and looked.slot != SlotState.FULL:
+                return self._ending_of_sync(looked.recorded)
             return None
         now = time.monotonic()
         self._over_since = self._over_since or now
@@ -206,11 +173,11 @@ class Agent:
             ending = "lingered"
         else:
             return None
-        return ending if self._let_go() else None
+        return ending if self._drain.let_go(looked.recorded) else None
 
     def _ending_of_sync(self, recorded: int) -> Ending | None:
         """While training goes on: everything so far is handed in, or nothing moves any more."""
-        if self._progress.acked >= recorded:
+        if self._backlog.start >= recorded:
             return "settled"
         if self._progress.refused:
             return "refused"
@@ -219,25 +186,3 @@ class Agent:
     def release(self) -> None:
         """Let a new training own the run; for an agent whose process goes on."""
         self._owner.release()
-
-    def _let_go(self) -> bool:
-        """Keep a new training out, and make sure that nothing came in; then remove the slot."""
-        if not self._owner.acquire():
-            return False
-        slot = self._find_slot()
-        if slot is not None and slot.state == SlotState.FULL:
-            try:
-                self._drain()
-            except OSError as error:
-                # Its content stays where it is, for the next agent.
-                log.warning("a checkpoint stays in the slot: %s", error)
-                return True
-            self._owner.release()
-            return False
-        if self._look()[0] > self._progress.seen.recorded:
-            self._owner.release()
-            return False
-        if slot is not None:
-            slot.unlink(self._run_dir.slot_file)
-            slot.close()
-        return True

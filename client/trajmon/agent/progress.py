@@ -1,4 +1,4 @@
-"""What the two threads of an agent know together."""
+"""What the threads of an agent know together."""
 
 from __future__ import annotations
 
@@ -18,17 +18,21 @@ log = logging.getLogger("trajmon.agent")
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the main thread last saw of the training."""
+    """What the agent last saw of the training."""
 
     recorded: int = 0
     """Checkpoints in the store and the slot."""
     snapshot_bytes: int = 0
     training_over: bool = False
     """Nobody holds the owner lock, and every row that can be computed is in the spool."""
+    uncomputed: int = 0
+    """Checkpoints that are recorded, not acknowledged and not in the spool."""
+    oldest_unacked_unix_seconds: float = 0.0
+    """When the oldest checkpoint that is not acknowledged was recorded; 0: there is none."""
 
 
 class Progress:
-    """Shared by the main thread and the sender; every method may be called from both."""
+    """Shared by all threads of the agent; every method may be called from any."""
 
     def __init__(self, run_dir: RunDir, note: AgentNote) -> None:
         self._run_dir = run_dir
@@ -55,7 +59,7 @@ class Progress:
 
     @property
     def seen(self) -> Seen:
-        """What the main thread last saw."""
+        """What was last seen."""
         with self._changed:
             return self._seen
 
@@ -87,7 +91,7 @@ class Progress:
             self._changed.notify_all()
 
     def see(self, seen: Seen) -> None:
-        """The main thread looked again."""
+        """Somebody looked again."""
         with self._changed:
             if seen != self._seen:
                 self._seen = seen
@@ -113,7 +117,7 @@ class Progress:
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """End both threads."""
+        """End all threads."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()

@@ -3,56 +3,128 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trajmon.errors import SnapshotError
-from trajmon.numerics.gram import GramRow, PathIndices, gram_row
-from trajmon.rundir import RunDescription
-from trajmon.snapshots.format import SnapshotHeader
+from trajmon.numerics.gram import GramRow, PathIndices, gram_rows, sum_layers
+from trajmon.rundir import RunDescription, RunDir
+from trajmon.sharding.reshard import Resharder
+from trajmon.snapshots.format import SnapshotHeader, TrainingMode
 from trajmon.snapshots.store import SnapshotStore, path_to
-from trajmon_protos.record import PRODUCTS, LayerStatus, Row, encode
+from trajmon_protos.record import PRODUCTS, LayerStatus, Row, encode, payload_bytes
 from trajmon_protos.v1 import types_pb2
 
-__all__ = ["RowMaker"]
+__all__ = ["MOST_TOGETHER", "RowMaker"]
 
 log = logging.getLogger("trajmon.agent")
 
+MOST_TOGETHER: Final = 8
+"""Most rows that are computed in one pass over the stored snapshots; see :func:`gram_rows`."""
+_TOGETHER_BYTES: Final = 256 << 20
+"""What the sums of rows that are computed together may take."""
+_GATHER_SECONDS: Final = 5.0
+_MODES: Final[dict[TrainingMode, types_pb2.TrainingMode.ValueType]] = {
+    "full": types_pb2.TRAINING_MODE_FULL,
+    "norm_only": types_pb2.TRAINING_MODE_NORM_ONLY,
+}
+
 
 class RowMaker:
-    """Computes rows from the store. Keeps the snapshots mapped; what is mapped is the kernel's to keep in memory."""
+    """Computes rows from the store. Keeps the snapshots mapped; what is mapped is the kernel's to keep in memory.
 
-    def __init__(self, run: RunDescription, store: SnapshotStore, threads: int) -> None:
+    In the folder of a shard a row is this shard's part of it: over the layers that the shard has chunks of.
+    """
+
+    def __init__(self, run_dir: RunDir, run: RunDescription, store: SnapshotStore, threads: int) -> None:
         self._run = run
+        self._layout = run.snapshot_layout
         self._store = store
         self._threads = threads
         self._headers: dict[int, SnapshotHeader] = {}
         self._data: list[NDArray[np.uint8] | None] = []
+        self._resharder = None if run.shard is None else Resharder(run_dir, run)
+        self._to_gather = [] if run.shard is None else list(range(run.shard.first_checkpoint))
+        self._gather_until: float | None = None
+        self._num_layers = len(run.layout.layers) if run.shard is None else len(run.shard.layers)
 
     @property
     def unreadable(self) -> tuple[int, ...]:
         """Checkpoints whose snapshots could not be read."""
         return tuple(number for number, data in enumerate(self._data) if data is None)
 
+    def gather(self) -> bool:
+        """Bring the snapshots of earlier cuts, which the rows of this one need; True once that is done.
+
+        What cannot be brought within some seconds is missing. Raises OSError.
+        """
+        if self._resharder is None or not self._to_gather:
+            return True
+        if self._gather_until is None:
+            self._gather_until = time.monotonic() + _GATHER_SECONDS
+        self._to_gather = [number for number in self._to_gather if not self._resharder.bring(number)]
+        if self._to_gather and time.monotonic() < self._gather_until:
+            return False
+        self._to_gather = []
+        return True
+
+    def row_bytes(self, checkpoint: int) -> int:
+        """Length of a row, its header left out."""
+        return payload_bytes(self._num_layers, checkpoint)
+
+    def most_together(self, checkpoint: int) -> int:
+        """How many rows from this one on can be computed together, within bounds of cache and memory."""
+        sums = 4 * len(self._layout.layers) + self._layout.num_parameters // (1 << 17)
+        return max(1, min(MOST_TOGETHER, _TOGETHER_BYTES // (8 * sums * (checkpoint + MOST_TOGETHER))))
+
     def make(self, checkpoint: int) -> bytes:
-        """The row record of a checkpoint.
+        """The row record of a checkpoint."""
+        ((_, record),) = self.make_many([checkpoint])
+        return record
+
+    def make_many(self, checkpoints: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        """Row records of consecutive checkpoints, with their numbers, in one pass over the stored snapshots.
 
         A checkpoint whose own snapshot cannot be read gets a row in which every layer is marked non-finite:
         numbers have no gaps, and nothing is known of it.
         """
-        self._load(checkpoint)
-        header = self._headers.get(checkpoint) or self._stand_in(checkpoint)
-        new = self._data[checkpoint]
-        if new is None:
-            row = self._unknown_row(checkpoint)
-        else:
-            path = path_to(checkpoint, self._headers)
-            stored = self._data[:checkpoint]
-            row = gram_row(self._run.layout, new, stored, _indices(path), threads=self._threads)
-        record = Row(self._row_header(header, checkpoint), row.gram, row.products, row.status)
-        return encode(record)
+        self._load(checkpoints[-1])
+        for together in self._readable_together(checkpoints):
+            for checkpoint, row in zip(together, self._compute(together), strict=True):
+                header = self._row_header(checkpoint)
+                yield checkpoint, encode(Row(header, row.gram, row.products, row.status))
+
+    def _readable_together(self, checkpoints: Sequence[int]) -> Iterator[list[int]]:
+        together: list[int] = []
+        for checkpoint in checkpoints:
+            if self._data[checkpoint] is not None:
+                together.append(checkpoint)
+                continue
+            if together:
+                yield together
+            yield [checkpoint]
+            together = []
+        if together:
+            yield together
+
+    def _compute(self, checkpoints: list[int]) -> list[GramRow]:
+        first = checkpoints[0]
+        new = [data for data in self._data[first : first + len(checkpoints)] if data is not None]
+        if not new:
+            return [self._unknown_row(first)]
+        paths = [_indices(path_to(checkpoint, self._headers)) for checkpoint in checkpoints]
+        rows = gram_rows(self._layout, new, self._data[:first], paths, threads=self._threads)
+        shard = self._run.shard
+        if shard is None:
+            return rows
+        place = {layer: index for index, layer in enumerate(shard.layers)}
+        of = [place[chunk.layer] for chunk in shard.chunks]
+        return [sum_layers(row, of, self._num_layers) for row in rows]
 
     def _load(self, checkpoint: int) -> None:
         while len(self._data) <= checkpoint:
@@ -69,28 +141,31 @@ class RowMaker:
         before = self._headers.get(checkpoint - 1)
         if before is None:
             first = next((self._headers[number] for number in sorted(self._headers)), None)
-            before = first or SnapshotHeader(0, 1, 0, self._run.layout.fingerprint)
+            before = first or SnapshotHeader(0, 1, 0, self._layout.fingerprint)
         previous = checkpoint - 1 if checkpoint else None
         return replace(before, checkpoint=checkpoint, previous=previous, metrics={}, stall_seconds=0.0)
 
     def _unknown_row(self, checkpoint: int) -> GramRow:
-        layers = len(self._run.layout.layers)
+        layers = self._num_layers
         return GramRow(
             gram=np.full((layers, checkpoint + 1), np.nan),
             products=np.full((layers, len(PRODUCTS)), np.nan),
             status=np.full(layers, LayerStatus.NON_FINITE, dtype=np.uint8),
         )
 
-    def _row_header(self, header: SnapshotHeader, checkpoint: int) -> types_pb2.RowHeader:
+    def _row_header(self, checkpoint: int) -> types_pb2.RowHeader:
+        header = self._headers.get(checkpoint) or self._stand_in(checkpoint)
+        shard = self._run.shard
         return types_pb2.RowHeader(
             run_id=self._run.run_id,
             attempt=header.attempt,
             checkpoint=checkpoint,
-            part=0,
-            num_parts=1,
+            part=0 if shard is None else shard.part,
+            num_parts=1 if shard is None else shard.num_parts,
             previous=path_to(checkpoint, self._headers)[-2] if checkpoint else None,
             fingerprint=self._run.layout.fingerprint,
-            num_layers=len(self._run.layout.layers),
+            num_layers=self._num_layers,
+            layers=() if shard is None else shard.layers,
             info=types_pb2.CheckpointInfo(
                 step=header.step,
                 epoch=header.epoch,
@@ -98,6 +173,8 @@ class RowMaker:
                 learning_rate=header.learning_rate,
                 metrics=header.metrics,
                 stall_seconds=header.stall_seconds,
+                mode=_MODES[header.mode],
+                copy=header.copy,
             ),
         )
 

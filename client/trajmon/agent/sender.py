@@ -15,7 +15,7 @@ from trajmon._files import lock_holder, write_json
 from trajmon._settings import AgentSettings, token
 from trajmon.agent.progress import Progress
 from trajmon.agent.spool import Spool
-from trajmon.agent.transport import Connection, Failure, Opened, classify, printable
+from trajmon.agent.transport import Connection, Failure, Opened, classify, printable, writer_of
 from trajmon.local_server import ensure_local_server
 from trajmon.rundir import RecorderNote, RunDescription, RunDir
 from trajmon_protos.record import decode, read_digest
@@ -57,6 +57,7 @@ class Sender(threading.Thread):
         # A daemon: a call that hangs in the network must not hold up the agent's end.
         super().__init__(name="sender", daemon=True)
         self._run_description = run
+        self._first_checkpoint = 0 if run.shard is None else run.shard.first_checkpoint
         self._run_dir = run_dir
         self._spool = spool
         self._progress = progress
@@ -148,7 +149,7 @@ class Sender(threading.Thread):
             )
             self._failed(Failure("refused", text))
             return
-        receipt = connection.push(self._run_description.run_id, opened.writer_epoch, record)
+        receipt = connection.push(self._run_description, opened.writer_epoch, record)
         if receipt.checkpoint != checkpoint or receipt.digest != read_digest(record):
             raise ValueError(f"the server acknowledged something else than checkpoint {checkpoint}")
         # First the number, then the file: killed in between, the row is sent twice and stored once.
@@ -170,9 +171,12 @@ class Sender(threading.Thread):
                 reason=reason,
                 checkpoints_recorded=seen.recorded,
                 checkpoints_skipped=note.skipped,
-                checkpoints_pending=max(0, seen.recorded - acked),
+                checkpoints_pending=max(0, seen.recorded - max(acked, self._first_checkpoint)),
                 snapshot_bytes=seen.snapshot_bytes,
                 agent_restarts=note.agent_restarts,
+                writer=writer_of(self._run_description),
+                checkpoints_uncomputed=seen.uncomputed,
+                lag_seconds=_age(seen.oldest_unacked_unix_seconds),
             )
         )
         self._keep(answer)
@@ -261,3 +265,8 @@ class Sender(threading.Thread):
     def _has_new_token(self) -> bool:
         """Whether the token is another one than the connection was made with."""
         return self._connection is not None and self._connection.token != token(self._run_dir.home)
+
+
+def _age(unix_seconds: float) -> float:
+    """Seconds since then; 0 for no time at all."""
+    return max(0.0, time.time() - unix_seconds) if unix_seconds else 0.0

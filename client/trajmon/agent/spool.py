@@ -15,7 +15,7 @@ _SUFFIX = ".row"
 
 
 class Spool:
-    """The folder, with its contents in mind. Used by both threads of the agent."""
+    """The folder, with its contents in mind. Used by all threads of the agent."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -37,12 +37,23 @@ class Spool:
         with self._lock:
             return sum(self._sizes.values())
 
+    @property
+    def stop(self) -> int:
+        """One more than the highest number that has a row."""
+        with self._lock:
+            return max(self._sizes, default=-1) + 1
+
     def first_missing(self, start: int) -> int:
         """Lowest number from `start` on that has no row."""
         with self._lock:
             while start in self._sizes:
                 start += 1
             return start
+
+    def count_missing(self, start: int, stop: int) -> int:
+        """How many of the numbers from `start` up to, not including, `stop` have no row."""
+        with self._lock:
+            return max(0, stop - start) - sum(start <= number < stop for number in self._sizes)
 
     def put(self, checkpoint: int, record: bytes) -> None:
         """Store a row durably. Raises OSError; then nothing is stored."""

@@ -51,4 +51,6 @@ def sync(run_dir: Path, settings: AgentSettings | None = None) -> int:
 def _left(run_dir: RunDir) -> int:
     """Checkpoints that are recorded and not acknowledged."""
     store = SnapshotStore(run_dir.snapshots, "", 0, writer="sync")
-    return max(0, max(store.numbers(), default=-1) + 1 - run_dir.acked())
+    # Rows that were made of existing checkpoints have no snapshots.
+    spooled = (int(file.stem) for file in run_dir.spool.glob("*.row") if file.stem.isdecimal())
+    return max(0, max([*store.numbers(), *spooled], default=-1) + 1 - run_dir.first_unacked())

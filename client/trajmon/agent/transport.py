@@ -14,7 +14,7 @@ from grpc_status import rpc_status
 from trajmon.rundir import RunDescription
 from trajmon_protos.v1 import ingest_pb2, ingest_pb2_grpc, types_pb2
 
-__all__ = ["Connection", "Failure", "Opened", "classify", "printable"]
+__all__ = ["Connection", "Failure", "Opened", "classify", "printable", "writer_of"]
 
 STREAM_FROM_BYTES = 900 << 10
 """Larger records go in pieces: a message may have 1 MiB."""
@@ -109,15 +109,24 @@ class Connection:
             ),
             client_version=_CLIENT_VERSION,
         )
+        if run.shard is not None:
+            request.part, request.num_parts = run.shard.part, run.shard.num_parts
+            request.writer, request.first_checkpoint = run.shard.writer, run.shard.first_checkpoint
         reply = self._stub.OpenRun(request, timeout=self._seconds, metadata=self._metadata)
         return Opened(attempt, reply.writer_epoch, reply.next_checkpoint, reply.max_record_bytes)
 
-    def push(self, run_id: str, writer_epoch: int, record: bytes) -> ingest_pb2.RowReceipt:
-        """Hand in a row; once this returns, it is durable on the server."""
+    def push(self, run: RunDescription, writer_epoch: int, record: bytes) -> ingest_pb2.RowReceipt:
+        """Hand in a row, or this writer's part of it; once this returns, it is durable on the server."""
+        run_id, writer = run.run_id, writer_of(run)
         if len(record) < STREAM_FROM_BYTES:
-            request = ingest_pb2.PushRowRequest(run_id=run_id, writer_epoch=writer_epoch, record=record)
+            request = ingest_pb2.PushRowRequest(
+                run_id=run_id, writer_epoch=writer_epoch, record=record, writer=writer
+            )
             return self._stub.PushRow(request, timeout=self._seconds, metadata=self._metadata).receipt
-        pieces = _pieces(run_id, writer_epoch, record)
+        header = ingest_pb2.PushRowStreamRequest.Header(
+            run_id=run_id, writer_epoch=writer_epoch, record_bytes=len(record), writer=writer
+        )
+        pieces = _pieces(header, record)
         return self._stub.PushRowStream(pieces, timeout=self._seconds, metadata=self._metadata).receipt
 
     def report(self, request: ingest_pb2.ReportStatusRequest) -> ingest_pb2.ReportStatusResponse:
@@ -129,10 +138,14 @@ class Connection:
         self._channel.close()
 
 
-def _pieces(run_id: str, writer_epoch: int, record: bytes) -> Iterator[ingest_pb2.PushRowStreamRequest]:
-    header = ingest_pb2.PushRowStreamRequest.Header(
-        run_id=run_id, writer_epoch=writer_epoch, record_bytes=len(record)
-    )
+def writer_of(run: RunDescription) -> str:
+    """Who hands in the rows of this folder; empty for whole rows."""
+    return "" if run.shard is None else run.shard.writer
+
+
+def _pieces(
+    header: ingest_pb2.PushRowStreamRequest.Header, record: bytes
+) -> Iterator[ingest_pb2.PushRowStreamRequest]:
     yield ingest_pb2.PushRowStreamRequest(header=header)
     for start in range(0, len(record), _PIECE_BYTES):
         yield ingest_pb2.PushRowStreamRequest(data=record[start : start + _PIECE_BYTES])

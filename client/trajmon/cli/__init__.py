@@ -28,6 +28,8 @@ COMMANDS: dict[str, Entry] = {
     "show": Entry("trajmon.cli.show", "Show a run's trajectory map and curves, here or as a PNG."),
     "hallmarks": Entry("trajmon.cli.hallmarks", "Print a run's hallmarks over its checkpoints."),
     "export": Entry("trajmon.cli.export", "Write a run's trajectory map to a file."),
+    "watch": Entry("trajmon.cli.watch", "Follow a folder that another trainer fills with checkpoints."),
+    "ingest": Entry("trajmon.cli.ingest", "Make a run of checkpoints that already exist."),
     "sync": Entry("trajmon.cli.sync", "Send what waits on this machine to the server."),
     "doctor": Entry("trajmon.cli.doctor", "Check this machine's set-up and say what to do."),
 }

@@ -11,7 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from trajmon.cli.machine import inspect_run_dir, list_run_dirs
+from trajmon.cli.behind import Behind, behind
+from trajmon.cli.machine import RunFolder, inspect_run_dir, list_run_dirs
 from trajmon.cli.session import find_token
 from trajmon.query import QueryClient, QueryError
 
@@ -134,6 +135,7 @@ def _check_server(home: Path, server: str | None) -> Iterator[Check]:
 def _check_runs(home: Path) -> Iterator[Check]:
     try:
         folders = [inspect_run_dir(path) for path in list_run_dirs(home)]
+        waiting = [behind(run.path) for run in folders]
     except OSError as error:
         yield Check(
             "runs", "problem", f"cannot look at {error.filename}: {error.strerror}", "see its owner and mode"
@@ -141,34 +143,35 @@ def _check_runs(home: Path) -> Iterator[Check]:
         return
     if not folders:
         yield Check("runs", "ok", "none recorded on this machine yet")
-    for run in folders:
-        name = f"run {run.path.name}"
-        snapshots = f"{run.snapshots} snapshots with {size(run.snapshot_bytes)}"
-        training = f"training is process {run.training_pid}" if run.training_pid else "not training"
-        agent = f"agent is process {run.agent_pid}" if run.agent_pid else "no agent"
-        text = f"{run.waiting} checkpoints wait, {snapshots}, {training}, {agent}"
-        if run.recording == "stopped":
-            yield Check(
-                name,
-                "warning",
-                f"recording stopped: {run.reason}; {text}",
-                "mend the cause, then resume the run",
-            )
-        elif run.waiting and run.agent_problem:
-            yield Check(
-                name, "warning", f"agent says: {run.agent_problem}; {text}", f"see {run.path}/agent.log"
-            )
-        elif run.waiting and not run.agent_pid:
-            yield Check(name, "warning", text, f"`trajmon sync {run.path.name}` sends them")
-        elif run.training_pid and not run.agent_pid:
-            yield Check(
-                name,
-                "warning",
-                text,
-                f"training restarts its agent at the next checkpoint; see {run.path}/agent.log",
-            )
-        else:
-            yield Check(name, "ok", text)
+    for run, backlog in zip(folders, waiting, strict=True):
+        yield _check_run(run, backlog)
+
+
+def _check_run(run: RunFolder, backlog: Behind) -> Check:
+    name = f"run {run.path.name}"
+    snapshots = f"{run.snapshots} snapshots with {size(run.snapshot_bytes)}"
+    training = f"training is process {run.training_pid}" if run.training_pid else "not training"
+    agent = f"agent is process {run.agent_pid}" if run.agent_pid else "no agent"
+    text = f"{backlog}, {snapshots}, {training}, {agent}"
+    log = f"see {run.path}/agent.log"
+    if run.recording == "stopped":
+        return Check(
+            name, "warning", f"recording stopped: {run.reason}; {text}", "mend the cause, then resume the run"
+        )
+    if backlog.checkpoints and run.agent_problem:
+        return Check(name, "warning", f"agent says: {run.agent_problem}; {text}", log)
+    if backlog.checkpoints and not run.agent_pid:
+        return Check(name, "warning", text, f"`trajmon sync {run.path.name}` sends them")
+    if run.training_pid and not run.agent_pid:
+        return Check(name, "warning", text, f"training restarts its agent at the next checkpoint; {log}")
+    if backlog.is_late and backlog.uncomputed:
+        fix = (
+            "record less often, or grant the agent more (agent_threads); rows that wait are computed together"
+        )
+        return Check(name, "warning", f"the agent is slower than training; {text}", fix)
+    if backlog.is_late:
+        return Check(name, "warning", f"the server takes no rows; {text}", log)
+    return Check(name, "ok", text)
 
 
 def _check_disk(home: Path) -> Check:

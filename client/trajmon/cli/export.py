@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import IO, cast
 
 import click
+import numpy as np
 
-from trajmon.cli.files import check_folder, write_csv, write_figure, write_npz
+from trajmon.cli.files import check_folder, write_csv, write_figure, write_whole
 from trajmon.cli.session import CHECKPOINT, Problem, open_client, run_argument, scope_option, server_option
-from trajmon.query import KERNELS, Kernel
+from trajmon.query import KERNELS, Kernel, MapResult
 
 __all__ = ["SUFFIXES", "export"]
 
@@ -59,7 +61,7 @@ def export(
 ) -> None:
     """Write a trajectory map of RUN (its name or id) to a file.
 
-    An .npz holds map, gram (T x T float64), step, checkpoint and scope.
+    An .npz holds map, gram (T x T float64), step, checkpoint, mode (T; 1: norm-only training) and scope.
     """
     check_folder(out)
     with open_client(server) as client:
@@ -71,7 +73,7 @@ def export(
             f"run {run} has no checkpoints to export here: record some, or widen --start and --stop"
         )
     if out.suffix.lower() == ".npz":
-        write_npz(out, run, result)
+        _write_npz(out, run, result)
     elif out.suffix.lower() == ".csv":
         write_csv(out, result)
     else:
@@ -79,5 +81,26 @@ def export(
         from trajmon.cli.picture import make_picture
         from trajmon.plot.figure import map_figure
 
-        write_figure(out, map_figure(make_picture(run, result, scale == "fitted", low)))
+        picture = replace(make_picture(run, result, scale == "fitted", low), mode=result.mode)
+        write_figure(out, map_figure(picture))
     click.echo(f"wrote {out}: {len(result.checkpoint)} checkpoints of {scope}")
+
+
+def _write_npz(path: Path, run: str, result: MapResult) -> None:
+    """The arrays of the map, its `scope`, and `run`, `kernel`, `relative_to` (-1: the origin)."""
+
+    def write(file: IO[bytes]) -> None:
+        np.savez(
+            file,
+            map=result.map,
+            gram=result.gram,
+            checkpoint=result.checkpoint,
+            step=result.step,
+            mode=result.mode,
+            scope=np.array(result.scope),
+            run=np.array(run),
+            kernel=np.array(result.kernel),
+            relative_to=np.array(-1 if result.relative_to is None else result.relative_to),
+        )
+
+    write_whole(path, write)

@@ -17,6 +17,7 @@ from trajmon.cli.session import (
     server_option,
 )
 from trajmon.plot.curves import number
+from trajmon.plot.modes import NORM_ONLY
 
 __all__ = ["hallmarks"]
 
@@ -59,10 +60,14 @@ def hallmarks(run: str, scope: str, rows: int, as_json: bool, server: str | None
     shown = [name for name in _COLUMNS if name in arrays]
     for heading in ("checkpoint", "step", *(_COLUMNS[name] for name in shown)):
         table.add_column(heading, justify="right")
+    has_modes = bool((arrays["mode"] == NORM_ONLY).any())
+    if has_modes:
+        table.add_column("training")
     for i in range(max(0, count - rows), count):
         step = str(arrays["step"][i]) if "step" in arrays else ""
         values = (number(float(np.asarray(arrays[name], dtype=np.float64)[i])) for name in shown)
-        table.add_row(str(arrays["checkpoint"][i]), step, *values)
+        mode = ["norm-only" if arrays["mode"][i] == NORM_ONLY else "full"] if has_modes else []
+        table.add_row(str(arrays["checkpoint"][i]), step, *values, *mode)
     console.print(table)
     if count > rows:
         console.print(

@@ -45,11 +45,11 @@ def inspect_run_dir(path: Path) -> RunFolder:
     note = RecorderNote.read(run_dir)
     snapshots = _sizes(run_dir.snapshots, ".snap")
     rows = _sizes(run_dir.spool, ".row")
-    acked = run_dir.acked()
+    first = run_dir.first_unacked()
     return RunFolder(
         path=path,
         # Snapshots that the agent has not come to yet have no row, but wait all the same.
-        waiting=sum(number >= acked for number in rows.keys() | snapshots.keys()),
+        waiting=sum(number >= first for number in rows.keys() | snapshots.keys()),
         snapshots=len(snapshots),
         snapshot_bytes=sum(snapshots.values()),
         training_pid=lock_holder(run_dir.owner_lock),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import zip_longest
 from typing import Any
@@ -11,16 +12,18 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.text import Text
 
+from trajmon.cli.behind import duration
 from trajmon.cli.picture import entry_name, mean_of, mean_words
 from trajmon.cli.plain import phase_name, state_name
 from trajmon.cli.session import clean, text
 from trajmon.plot.colors import Scale
-from trajmon.plot.curves import curve_lines, number
-from trajmon.plot.terminal import legend, map_lines
+from trajmon.plot.curves import MARKS, curve_lines, number
+from trajmon.plot.modes import switch_positions
+from trajmon.plot.terminal import legend, map_lines, modes_line
 from trajmon.query import MapResult
-from trajmon_protos.v1 import query_pb2
+from trajmon_protos.v1 import ingest_pb2, query_pb2, types_pb2
 
-__all__ = ["print_header", "print_map_and_curves"]
+__all__ = ["lag_words", "print_header", "print_map_and_curves", "waiting_words"]
 
 _CURVES = {
     "mds": "MDS",
@@ -35,6 +38,10 @@ _MOST_PIXELS = 64
 _MOST_ENLARGED = 48
 _LEAST_PIXELS = 32
 _MOST_FINDINGS = 5
+_MOST_OPEN = 3
+_MOST_PARTS = 8
+_LAG_SECONDS = 5.0
+"""One checkpoint that waits for less is in work."""
 
 
 def print_header(console: Console, details: query_pb2.GetRunResponse) -> None:
@@ -51,12 +58,17 @@ def print_header(console: Console, details: query_pb2.GetRunResponse) -> None:
         facts.append(f"attempt {run.attempt}")
     if run.parameters:
         facts.append(f"{run.parameters:,} parameters")
+    if run.mode == types_pb2.TRAINING_MODE_NORM_ONLY:
+        facts.append("norm-only training")
     console.print(Text.assemble(text(run.name, "bold"), "  ", ", ".join(facts)), soft_wrap=False)
     state = state_name(run.advice.state)
     line = Text.assemble("advice: ", (state, _STATE_STYLES.get(state, "bold")))
     if run.advice.reason:
         line.append(f" at checkpoint {run.advice.checkpoint}: {clean(run.advice.reason, 500)}")
     console.print(line)
+    for words in (waiting_words(details), lag_words(details.agent)):
+        if words:
+            console.print(Text(words, style="yellow"))
     for finding in details.findings[:_MOST_FINDINGS]:
         console.print(
             Text(f"finding: checkpoint {finding.checkpoint}: {clean(finding.text, 300)}", style="yellow")
@@ -64,6 +76,48 @@ def print_header(console: Console, details: query_pb2.GetRunResponse) -> None:
     if len(details.findings) > _MOST_FINDINGS:
         console.print(Text(f"and {len(details.findings) - _MOST_FINDINGS} more findings", style="yellow"))
     console.print()
+
+
+def waiting_words(details: query_pb2.GetRunResponse) -> str:
+    """The checkpoints that wait for parts, the first few with what they lack; empty if none does.
+
+    >>> lacking = query_pb2.OpenCheckpoint(checkpoint=7, num_parts=8, missing_parts=[2, 5])
+    >>> summary = query_pb2.RunSummary(open_checkpoints=1)
+    >>> waiting_words(query_pb2.GetRunResponse(summary=summary, open=[lacking]))
+    '1 checkpoint waits for parts: checkpoint 7 lacks parts 2, 5 of 8'
+    """
+    count = max(details.summary.open_checkpoints, len(details.open))
+    if not count:
+        return ""
+    words = f"{count} checkpoints wait for parts" if count > 1 else "1 checkpoint waits for parts"
+    shown = details.open[:_MOST_OPEN]
+    lacks = []
+    for known in shown:
+        parts = ", ".join(str(part) for part in known.missing_parts[:_MOST_PARTS])
+        more = len(known.missing_parts) - _MOST_PARTS
+        parts += f" and {more} more" if more > 0 else ""
+        noun = "part" if len(known.missing_parts) == 1 else "parts"
+        lacks.append(f"checkpoint {known.checkpoint} lacks {noun} {parts} of {known.num_parts}")
+    if shown and count > len(shown):
+        lacks.append(f"and {count - len(shown)} more")
+    return f"{words}: {'; '.join(lacks)}" if lacks else words
+
+
+def lag_words(agent: ingest_pb2.ReportStatusRequest) -> str:
+    """How far the agent last said it was behind; empty if it keeps up.
+
+    >>> lag_words(ingest_pb2.ReportStatusRequest(checkpoints_pending=12, lag_seconds=40.0))
+    'agent: 12 checkpoints behind, the oldest 40 s old'
+    """
+    pending, lag = agent.checkpoints_pending, agent.lag_seconds
+    if not pending or (pending == 1 and not lag >= _LAG_SECONDS):
+        return ""
+    words = f"agent: {pending} checkpoint{'s' if pending > 1 else ''} behind"
+    if 0 < lag < math.inf:
+        words += f", {'the oldest ' if pending > 1 else ''}{duration(lag)} old"
+    if agent.checkpoints_uncomputed:
+        words += f", {agent.checkpoints_uncomputed} without a row"
+    return words
 
 
 def print_map_and_curves(
@@ -84,14 +138,13 @@ def print_map_and_curves(
         (clean(result.scope), "bold"),
         f"   {mean_words(result)} {number(mean)}",
     )
-    picture = map_lines(result.map, result.checkpoint, scale, side, color)
+    picture = map_lines(result.map, result.checkpoint, scale, side, color, result.mode)
     key = legend(result.map, scale, color, entry_name(result))
+    modes = modes_line(result.mode, result.checkpoint, color)
     if beside:
         room = max(line.cell_len for line in picture) + 3
         curves = _curves(hallmarks, min(width - room, 60), dots=unicode, height=4 if len(picture) > 28 else 3)
-        console.print(title)
-        console.print(key)
-        console.print()
+        _print_key(console, title, key, modes)
         for left, right in zip_longest(picture, curves):
             line = left.copy() if left is not None else Text()
             if right is not None:
@@ -99,9 +152,7 @@ def print_map_and_curves(
                 line.append_text(right)
             console.print(line, no_wrap=True, crop=True)
         return
-    console.print(title)
-    console.print(key)
-    console.print()
+    _print_key(console, title, key, modes)
     for line in picture:
         console.print(line, no_wrap=True, crop=True)
     console.print()
@@ -114,6 +165,14 @@ def print_map_and_curves(
                 line.pad_right(i * ((width - 3) // columns + 3) - line.cell_len)
                 line.append_text(cell or Text())
             console.print(line, no_wrap=True, crop=True)
+
+
+def _print_key(console: Console, title: Text, key: Text, modes: Text | None) -> None:
+    console.print(title)
+    console.print(key)
+    if modes is not None:
+        console.print(modes)
+    console.print()
 
 
 def _pixels(console: Console) -> int:
@@ -130,6 +189,7 @@ def _curves(hallmarks: Mapping[str, NDArray[Any]], width: int, dots: bool, heigh
 def _blocks(hallmarks: Mapping[str, NDArray[Any]], width: int, dots: bool, height: int) -> list[list[Text]]:
     """One block of lines for each known hallmark: name, latest value and range, then the curve."""
     blocks = []
+    switches = switch_positions(hallmarks["mode"]) if "mode" in hallmarks else []
     for name, label in _CURVES.items():
         if name not in hallmarks:
             continue
@@ -141,6 +201,9 @@ def _blocks(hallmarks: Mapping[str, NDArray[Any]], width: int, dots: bool, heigh
             # Half a number would be a wrong one.
             head.append(span if head.cell_len + len(span) <= width else "", "dim")
         head.truncate(width)
-        lines = curve_lines(values, width, height, dots) if defined.size > 1 else []
-        blocks.append([head, *(Text(line) for line in lines)])
+        lines = curve_lines(values, width, height, dots, switches) if defined.size > 1 else []
+        texts = [Text(line) for line in lines]
+        for line in texts:
+            line.highlight_words([MARKS[dots]], "dim")
+        blocks.append([head, *texts])
     return blocks

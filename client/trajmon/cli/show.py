@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from rich.console import Console
 
 from trajmon.cli.files import check_folder, write_figure
 from trajmon.cli.picture import make_picture, mean_of
-from trajmon.cli.plain import array_value, number_value, summary_value
+from trajmon.cli.plain import array_value, number_value
+from trajmon.cli.runs import run_value
 from trajmon.cli.screen import print_header, print_map_and_curves
 from trajmon.cli.session import (
     CHECKPOINT,
@@ -26,8 +28,9 @@ from trajmon.cli.session import (
     server_option,
 )
 from trajmon.plot.colors import choose_scale
+from trajmon.plot.modes import NORM_ONLY, switch_positions
 from trajmon.query import MapResult
-from trajmon_protos.v1 import query_pb2
+from trajmon_protos.v1 import ingest_pb2, query_pb2
 
 __all__ = ["show", "show_run"]
 
@@ -95,7 +98,8 @@ def show(
         from trajmon.plot.figure import overview_figure
 
         floats = {key: np.asarray(array, dtype=np.float64) for key, array in hallmarks.items()}
-        write_figure(out, overview_figure(make_picture(name, result, scale == "fitted", low), floats))
+        picture = replace(make_picture(name, result, scale == "fitted", low), mode=result.mode)
+        write_figure(out, overview_figure(picture, floats))
         click.echo(f"wrote {out}", err=as_json)
 
 
@@ -119,13 +123,48 @@ def _value(
 ) -> dict[str, Any]:
     latest = {name: array_value(array[-1:])[0] for name, array in hallmarks.items() if array.size}
     return {
-        "run": summary_value(details.summary),
+        "run": run_value(details.summary),
         "scope": scope,
         "relative_to": result.relative_to if result else None,
         "mean": number_value(mean_of(result)) if result else None,
         "hallmarks": latest,
+        "modes": _modes(hallmarks),
+        "open": [
+            {
+                "checkpoint": known.checkpoint,
+                "attempt": known.attempt,
+                "num_parts": known.num_parts,
+                "missing_parts": list(known.missing_parts),
+            }
+            for known in details.open
+        ],
+        "agent": _agent(details.agent) if details.HasField("agent") else None,
         "findings": [
             {"kind": finding.kind, "checkpoint": finding.checkpoint, "text": finding.text}
             for finding in details.findings
         ],
+    }
+
+
+def _modes(hallmarks: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
+    """What was trained from which checkpoint on."""
+    mode = hallmarks.get("mode")
+    if mode is None or not mode.size:
+        return []
+    return [
+        {
+            "from_checkpoint": int(hallmarks["checkpoint"][position]),
+            "mode": "norm-only" if mode[position] == NORM_ONLY else "full",
+        }
+        for position in (0, *switch_positions(mode))
+    ]
+
+
+def _agent(agent: ingest_pb2.ReportStatusRequest) -> dict[str, Any]:
+    return {
+        "checkpoints_recorded": agent.checkpoints_recorded,
+        "checkpoints_skipped": agent.checkpoints_skipped,
+        "checkpoints_pending": agent.checkpoints_pending,
+        "checkpoints_uncomputed": agent.checkpoints_uncomputed,
+        "lag_seconds": number_value(agent.lag_seconds),
     }

@@ -16,7 +16,7 @@ from trajmon.numerics.errors import SnapshotError
 from trajmon.numerics.layout import NETWORK, Dtype, Group, Layer, Layout
 from trajmon_protos.record import PRODUCTS, LayerStatus
 
-__all__ = ["GramRow", "PathIndices", "compile_kernels", "gram_row", "mark_layers"]
+__all__ = ["GramRow", "PathIndices", "compile_kernels", "gram_row", "gram_rows", "mark_layers", "sum_layers"]
 
 _UPDATE_SQUARED, _UPDATE_DOT, _DISPLACEMENT_SQUARED, _DISPLACEMENT_DOT = range(len(PRODUCTS))
 _ADDRESS_MULTIPLE = 8
@@ -106,36 +106,59 @@ def gram_row(
     >>> row.gram.tolist(), row.products.tolist()
     ([[5.0, 10.0]], [[5.0, nan, 5.0, 5.0]])
     """
+    (row,) = gram_rows(layout, [new], stored, [path], threads=threads)
+    return row
+
+
+def gram_rows(
+    layout: Layout,
+    new: Sequence[NDArray[np.uint8]],
+    stored: Sequence[NDArray[np.uint8] | None],
+    paths: Sequence[PathIndices],
+    *,
+    threads: int = 1,
+) -> list[GramRow]:
+    """Rows of consecutive new snapshots, with one pass over the stored ones for all of them.
+
+    Row i is ``gram_row(layout, new[i], [*stored, *new[:i]], paths[i])``, bit for bit. Beside the rows themselves it
+    takes a few hundred bytes for each row and column in each layer and each 131072 elements. The new snapshots'
+    blocks, 64 KiB each, should fit into a core's cache together: up to 8. Raises as :func:`gram_row` does.
+    """
     if threads < 1:
         raise ValueError(f"threads is {threads}, it must be at least 1")
-    path.check(len(stored))
-    new_address = _address(layout, new, "the new snapshot")
+    if len(new) != len(paths):
+        raise ValueError(f"{len(new)} new snapshots came with {len(paths)} paths")
+    for index, path in enumerate(paths):
+        path.check(len(stored) + index)
+    new_addresses = [
+        _address(layout, snapshot, "the new snapshot" if len(new) == 1 else f"new snapshot {index}")
+        for index, snapshot in enumerate(new)
+    ]
     addresses = [
         0 if snapshot is None else _address(layout, snapshot, f"stored snapshot {index}")
         for index, snapshot in enumerate(stored)
     ]
+    known = [*addresses, *new_addresses]
     present = [index for index, snapshot in enumerate(stored) if snapshot is not None]
-    # What is missing on the path is stood in for by the new snapshot; the columns are marked afterwards.
-    on_path = (path.previous, path.before_previous, 0, path.first)
-    path_addresses = [
-        new_address if i is None or stored[i] is None else addresses[i] for i in on_path if len(stored) > 0
-    ]
     work = _cut(layout.layers, layout.offsets_bytes)
-    slot_gram = np.zeros((len(work.slot_layers), len(present) + 1))
-    slot_products = np.zeros((len(work.slot_layers), len(PRODUCTS)))
+    sums = np.zeros((len(new), len(work.slot_layers), len(present) + len(new)))
+    slot_products = np.zeros((len(new), len(work.slot_layers), len(PRODUCTS)))
+    new_array = np.array(new_addresses, np.uint64)
     stored_array = np.array([addresses[index] for index in present], np.uint64)
-    path_array = np.array(path_addresses, np.uint64)
+    path_array = np.array(
+        [_on_path(path, known[: len(stored) + i + 1]) for i, path in enumerate(paths)], np.uint64
+    ).reshape(-1, 4)
 
     def run(piece: NDArray[np.int64]) -> None:
         kernel.run_tasks(
             piece,
             work.blocks,
             work.segments,
-            np.empty(kernel.BLOCK),
-            np.uint64(new_address),
+            np.empty((len(new), kernel.BLOCK)),
+            new_array,
             stored_array,
             path_array,
-            slot_gram,
+            sums,
             slot_products,
         )
 
@@ -146,11 +169,31 @@ def gram_row(
     else:
         with ThreadPoolExecutor(threads, "trajmon-gram") as pool:
             list(pool.map(run, pieces))
-    gram = np.full((len(layout.layers), len(stored) + 1), np.nan)
-    gram[:, [*present, len(stored)]] = _total(slot_gram, work.slot_layers, len(layout.layers))
-    products = _total(slot_products, work.slot_layers, len(layout.layers))
-    status = mark_layers(gram, products, [snapshot is None for snapshot in stored], path)
-    return GramRow(gram, products, status)
+    rows = []
+    for index, path in enumerate(paths):
+        count = len(stored) + index
+        gram = np.full((len(layout.layers), count + 1), np.nan)
+        columns = [*present, *range(len(stored), count + 1)]
+        gram[:, columns] = _total(sums[index, :, : len(columns)], work.slot_layers, len(layout.layers))
+        products = _total(slot_products[index], work.slot_layers, len(layout.layers))
+        missing = [address == 0 for address in known[:count]]
+        rows.append(GramRow(gram, products, mark_layers(gram, products, missing, path)))
+    return rows
+
+
+def _on_path(path: PathIndices, addresses: Sequence[int]) -> tuple[int, int, int, int]:
+    """Addresses of previous, the one before, origin and first; all 0 for the very first snapshot.
+
+    What is missing on the path is stood in for by the new snapshot; the columns are marked afterwards.
+    """
+    if len(addresses) == 1:
+        return (0, 0, 0, 0)
+    new = addresses[-1]
+    previous, before, origin, first = (
+        new if index is None else addresses[index] or new
+        for index in (path.previous, path.before_previous, 0, path.first)
+    )
+    return previous, before, origin, first
 
 
 def compile_kernels() -> None:
@@ -197,6 +240,31 @@ def mark_layers(
     return np.where(finite, usable, LayerStatus.NON_FINITE).astype(np.uint8)
 
 
+def sum_layers(row: GramRow, layer_of: Sequence[int], num_layers: int) -> GramRow:
+    """Rows of layers that are disjoint parts of others, added up: part i belongs to layer ``layer_of[i]``.
+
+    A layer with a part that is NON_FINITE is so itself, and one whose sums overflow. A layer without parts is 0.
+
+    >>> parts = GramRow(np.array([[1.0], [2.0], [4.0]]), np.full((3, 4), np.nan), np.zeros(3, np.uint8))
+    >>> sum_layers(parts, [1, 0, 1], 2).gram.tolist()
+    [[2.0], [5.0]]
+    """
+    of = np.asarray(layer_of, dtype=np.int64)
+    gram, products = _total(row.gram, of, num_layers), _total(row.products, of, num_layers)
+    unknown = np.zeros((num_layers, len(PRODUCTS)), np.bool_)
+    np.logical_or.at(unknown, of, np.isnan(row.products))
+    status = np.zeros(num_layers, np.uint8)
+    np.maximum.at(status, of, np.where(row.status == LayerStatus.SNAPSHOT_MISSING, row.status, 0))
+    # A part that is NON_FINITE is NaN in the last column, and so is the sum.
+    finite = np.isfinite(gram[:, -1]) & (np.isfinite(products) | unknown).all(axis=1)
+    status[~finite] = LayerStatus.NON_FINITE
+    for values in (gram, products):
+        values[~finite] = np.nan
+        # An infinity stands for overflow.
+        values[~np.isfinite(values)] = np.nan
+    return GramRow(gram, products, status)
+
+
 def _address(layout: Layout, snapshot: NDArray[np.uint8], what: str) -> int:
     if snapshot.dtype != np.uint8 or snapshot.shape != (layout.nbytes,) or not snapshot.flags.c_contiguous:
         raise SnapshotError(
@@ -215,9 +283,11 @@ def _total(
 ) -> NDArray[np.float64]:
     totals = np.zeros((num_layers, slots.shape[1]))
     carry = np.zeros_like(totals)
-    kernel.add_slots(slots, slot_layers, totals, carry)
-    # A carry beside an infinite sum is NaN: both are marked alike.
-    summed: NDArray[np.float64] = totals + carry
+    # One memory order, one compiled loop.
+    kernel.add_slots(np.ascontiguousarray(slots), slot_layers, totals, carry)
+    # A carry beside an infinite sum is NaN or the other infinity: overflow and NaN are marked alike.
+    with np.errstate(invalid="ignore"):
+        summed: NDArray[np.float64] = totals + carry
     return summed
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from torch import nn
@@ -23,7 +24,7 @@ from trajmon.numerics.errors import ModelError
 from trajmon.numerics.layout import MAX_GROUPS, NETWORK, Group
 from trajmon.numerics.modules import Owned, is_norm_module
 
-__all__ = ["MAX_DEFAULT_GROUPS", "default_groups", "user_groups"]
+__all__ = ["MAX_DEFAULT_GROUPS", "Traits", "default_groups", "describe", "groups_of", "user_groups"]
 
 MAX_DEFAULT_GROUPS: Final = 16
 MAX_NAME_LENGTH: Final = 64
@@ -45,14 +46,40 @@ _LAYER_LISTS: Final = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _ENDS_IN_NUMBER: Final = re.compile(r"\d$")
 
 
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What decides a parameter's groups; plain values, so that one process can group what another holds."""
+
+    kinds: tuple[str, ...]
+    """Names of the groups besides ``network`` and the blocks."""
+    blocks: tuple[tuple[int, str], ...]
+    """Depth and path of each numbered module that the parameter lies in."""
+
+
+def describe(source: Owned) -> Traits:
+    """The traits of a parameter, from the modules that hold it."""
+    path = source.name.split(".")
+    blocks = []
+    for depth, (container, child) in enumerate(zip(source.owners[:-1], path, strict=False)):
+        listed = isinstance(container, _LAYER_LISTS) and _ENDS_IN_NUMBER.search(child)
+        if listed or _NUMBERED.fullmatch(child):
+            blocks.append((depth, ".".join(path[: depth + 1])))
+    return Traits(_kinds(source), tuple(blocks))
+
+
 def default_groups(sources: Sequence[Owned], layers_of: Sequence[tuple[int, ...]]) -> tuple[Group, ...]:
     """Groups of a model. `sources`: its parameters; `layers_of`: the layer indices that each of them gave."""
+    return groups_of([describe(source) for source in sources], layers_of)
+
+
+def groups_of(traits: Sequence[Traits], layers_of: Sequence[tuple[int, ...]]) -> tuple[Group, ...]:
+    """Groups of parameters with these traits."""
     members: dict[str, list[int]] = defaultdict(list)
-    for source, layers in zip(sources, layers_of, strict=True):
-        for name in (NETWORK, *_kinds(source)):
+    for source, layers in zip(traits, layers_of, strict=True):
+        for name in (NETWORK, *source.kinds):
             members[name] += layers
     names = [name for name in (*_FIXED, *_KINDS) if members[name]]
-    blocks = _blocks(sources, layers_of, MAX_DEFAULT_GROUPS - len(names))
+    blocks = _blocks(traits, layers_of, MAX_DEFAULT_GROUPS - len(names))
     return (*(Group(name, tuple(members[name])) for name in names), *blocks)
 
 
@@ -120,14 +147,11 @@ def _kinds(source: Owned) -> tuple[str, ...]:
     return ("non_norm",)
 
 
-def _blocks(sources: Sequence[Owned], layers_of: Sequence[tuple[int, ...]], room: int) -> list[Group]:
+def _blocks(traits: Sequence[Traits], layers_of: Sequence[tuple[int, ...]], room: int) -> list[Group]:
     by_depth: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for source, layers in zip(sources, layers_of, strict=True):
-        path = source.name.split(".")
-        for depth, (container, child) in enumerate(zip(source.owners[:-1], path, strict=False)):
-            listed = isinstance(container, _LAYER_LISTS) and _ENDS_IN_NUMBER.search(child)
-            if listed or _NUMBERED.fullmatch(child):
-                by_depth[depth][".".join(path[: depth + 1])] += layers
+    for source, layers in zip(traits, layers_of, strict=True):
+        for depth, path in source.blocks:
+            by_depth[depth][path] += layers
     numbered = [by_depth[depth] for depth in sorted(by_depth) if len(by_depth[depth]) >= 2]
     if not numbered:
         return []

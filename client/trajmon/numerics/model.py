@@ -16,7 +16,7 @@ from trajmon.numerics.layout import Dtype, Layer, Layout
 from trajmon.numerics.modules import Owned, is_instance, is_norm_module, owned_parameters
 from trajmon.numerics.views import Part, View, match_views, split
 
-__all__ = ["ModelPlan", "is_norm_module", "plan_model"]
+__all__ = ["ModelPlan", "is_norm_module", "plan_model", "tensors_in"]
 
 _DTYPES: Final[Mapping[torch.dtype, Dtype]] = {
     torch.float64: "float64",
@@ -53,24 +53,25 @@ class ModelPlan:
     _sources: tuple[_Source, ...] = field(repr=False)
     _targets: Any = field(default_factory=WeakIdKeyDictionary, repr=False)
 
-    def copy_into(self, model: nn.Module, buffer: torch.Tensor) -> None:
+    def copy_into(self, model: nn.Module, buffer: torch.Tensor, *, non_blocking: bool = False) -> None:
         """Copy the model's parameters as they are now into `buffer`, [layout.nbytes] uint8 on the CPU.
 
         Elements come row-major, whatever the memory format. The model, its gradients and random numbers are not
-        touched. Parameters are looked up by name each time, for they may have been replaced. Raises
-        :class:`ModelChangedError` if one is gone, new, or of another shape or dtype than planned, before
-        anything is copied, and ValueError for a buffer that does not fit.
+        touched. `non_blocking` as in ``Tensor.copy_``. Parameters are looked up by name each time, for they may
+        have been replaced. Raises :class:`ModelChangedError` if one is gone, new, or of another shape or dtype
+        than planned, before anything is copied, and ValueError for a buffer that does not fit.
         """
         parameters = self._parameters(model)
-        targets = self._targets_in(buffer)
+        targets = tensors_in(self.layout, buffer, self._targets)
         with torch.no_grad():
             for source, parameter in zip(self._sources, parameters, strict=True):
                 if not source.parts:
-                    targets[source.layers[0]].copy_(parameter)
+                    targets[source.layers[0]].copy_(parameter, non_blocking=non_blocking)
                     continue
                 whole = parameter.detach().reshape(source.parts[0].whole)
                 for layer, part in zip(source.layers, source.parts, strict=True):
-                    targets[layer].copy_(whole.narrow(part.axis, part.start, part.shape[part.axis]))
+                    piece = whole.narrow(part.axis, part.start, part.shape[part.axis])
+                    targets[layer].copy_(piece, non_blocking=non_blocking)
 
     def _parameters(self, model: nn.Module) -> list[nn.Parameter]:
         """The planned parameters of the model, in plan order."""
@@ -100,35 +101,40 @@ class ModelPlan:
                 )
         return parameters
 
-    def _targets_in(self, buffer: torch.Tensor) -> list[torch.Tensor]:
-        """One tensor per layer that lies in the buffer; kept as long as the buffer lives."""
-        key = (buffer.data_ptr(), buffer.numel())
-        known = self._targets.get(buffer)
-        if known is not None and known[0] == key:
-            kept: list[torch.Tensor] = known[1]
-            return kept
-        offset = buffer.storage_offset()
-        if (
-            buffer.dtype != torch.uint8
-            or buffer.shape != (self.layout.nbytes,)
-            or buffer.device.type != "cpu"
-            or not buffer.is_contiguous()
-            or offset % _OFFSET_MULTIPLE
-        ):
-            raise ValueError(
-                f"buffer is {buffer.dtype} {tuple(buffer.shape)} on {buffer.device} at offset {offset}; the layout "
-                f"needs contiguous torch.uint8 ({self.layout.nbytes},) on cpu at a multiple of {_OFFSET_MULTIPLE}"
-            )
-        # Not views: those would keep the buffer object alive, and with it a memory map that should go.
-        storage = buffer.untyped_storage()
-        dtypes = {text: dtype for dtype, text in _DTYPES.items()}
-        targets = []
-        for layer, start in zip(self.layout.layers, self.layout.offsets_bytes, strict=True):
-            target = torch.empty(0, dtype=dtypes[layer.dtype])
-            place = (offset + start) // target.element_size()
-            targets.append(target.set_(storage, place, layer.shape, _strides(layer.shape)))
-        self._targets[buffer] = (key, targets)
-        return targets
+
+def tensors_in(layout: Layout, buffer: torch.Tensor, known: Any) -> list[torch.Tensor]:
+    """One tensor per layer that lies in `buffer`, [layout.nbytes] uint8 on the CPU.
+
+    `known`, a WeakIdKeyDictionary, keeps them as long as the buffer lives. Raises ValueError for a buffer that
+    does not fit.
+    """
+    key = (buffer.data_ptr(), buffer.numel())
+    before = known.get(buffer)
+    if before is not None and before[0] == key:
+        kept: list[torch.Tensor] = before[1]
+        return kept
+    offset = buffer.storage_offset()
+    if (
+        buffer.dtype != torch.uint8
+        or buffer.shape != (layout.nbytes,)
+        or buffer.device.type != "cpu"
+        or not buffer.is_contiguous()
+        or offset % _OFFSET_MULTIPLE
+    ):
+        raise ValueError(
+            f"buffer is {buffer.dtype} {tuple(buffer.shape)} on {buffer.device} at offset {offset}; the layout "
+            f"needs contiguous torch.uint8 ({layout.nbytes},) on cpu at a multiple of {_OFFSET_MULTIPLE}"
+        )
+    # Not views: those would keep the buffer object alive, and with it a memory map that should go.
+    storage = buffer.untyped_storage()
+    dtypes = {text: dtype for dtype, text in _DTYPES.items()}
+    targets = []
+    for layer, start in zip(layout.layers, layout.offsets_bytes, strict=True):
+        target = torch.empty(0, dtype=dtypes[layer.dtype])
+        place = (offset + start) // target.element_size()
+        targets.append(target.set_(storage, place, layer.shape, _strides(layer.shape)))
+    known[buffer] = (key, targets)
+    return targets
 
 
 def plan_model(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import nn
@@ -37,7 +37,8 @@ _WRAPPERS: Final = (
     # Wraps nothing, it changes the module's class; listed because it shards.
     ("torch.distributed.fsdp._fully_shard._fully_shard", "FSDPModule", ""),
 )
-_NORM_NAME: Final = re.compile(r"norm(?!al)", re.IGNORECASE)
+# "Norm" and "Normalization", not "Normal" and "NormalizedSomething"; nor "NoNorm", which stands in its place.
+_NORM_NAME: Final = re.compile(r"(?!.*(?-i:NoNorm)).*(?:norm(?!al)|normali[sz](?!ed))", re.IGNORECASE)
 _NORM_CLASSES: Final = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _NEVER_NORM: Final = (nn.Embedding, nn.EmbeddingBag, nn.Linear, nn.modules.conv._ConvNd)
 
@@ -68,21 +69,21 @@ def unwrap(module: nn.Module) -> nn.Module:
     return _unwrapped(module, _known_wrappers())
 
 
-def submodules(model: nn.Module) -> list[tuple[str, tuple[nn.Module, ...]]]:
+def submodules(model: nn.Module, *, sharded: bool = False) -> list[tuple[str, tuple[nn.Module, ...]]]:
     """Path and modules from the root down, for every unwrapped module; parents first, in torch's own order.
 
-    A module that is registered twice comes twice.
+    A module that is registered twice comes twice. `sharded`: step into wrappers that shard, too.
     """
     found: list[tuple[str, tuple[nn.Module, ...]]] = []
-    _descend(model, "", (), _known_wrappers(), found)
+    _descend(model, "", (), _known_wrappers(), found, sharded)
     return found
 
 
-def owned_parameters(model: nn.Module) -> list[Owned]:
+def owned_parameters(model: nn.Module, *, sharded: bool = False) -> list[Owned]:
     """Every place of every parameter, in the order of ``named_parameters``."""
     return [
         Owned(f"{path}.{name}" if path else name, parameter, owners)
-        for path, owners in submodules(model)
+        for path, owners in submodules(model, sharded=sharded)
         for name, parameter in owners[-1]._parameters.items()
         if parameter is not None
     ]
@@ -91,24 +92,26 @@ def owned_parameters(model: nn.Module) -> list[Owned]:
 def is_norm_module(module: nn.Module) -> bool:
     """Whether a module is a normalisation layer, by class or, for a model's own classes, by name and shape.
 
-    Torch's BatchNorm, InstanceNorm, LayerNorm, GroupNorm and RMSNorm; or a class with "norm" in its name (not
-    "normal") that holds parameters itself, all of at most one axis, and none in submodules.
+    Torch's BatchNorm, InstanceNorm, LayerNorm, GroupNorm and RMSNorm, unless a subclass adds parameters of more
+    than one axis; or a class with "norm" or "normalization" in its name (not "normal", "normalized" or "NoNorm")
+    that holds parameters itself, all of at most one axis, and none in submodules.
 
     >>> is_norm_module(nn.BatchNorm2d(3)), is_norm_module(nn.Linear(3, 3))
     (True, False)
     """
+    own = {name: parameter for name, parameter in module._parameters.items() if parameter is not None}
     if isinstance(module, _NORM_CLASSES):
-        return True
-    if isinstance(module, _NEVER_NORM) or _NORM_NAME.search(type(module).__name__) is None:
+        # Theirs may have several axes: LayerNorm((28, 28)).
+        return all(map(_is_scale, (own[name] for name in own.keys() - {"weight", "bias"})))
+    if isinstance(module, _NEVER_NORM) or _NORM_NAME.match(type(module).__name__) is None:
         return False
-    own: list[Any] = [parameter for parameter in module._parameters.values() if parameter is not None]
     below = any(True for child in module.children() for _ in child.parameters())
-    uninitialised = torch.nn.parameter.UninitializedParameter
-    return (
-        bool(own)
-        and not below
-        and all(not isinstance(parameter, uninitialised) and parameter.dim() <= 1 for parameter in own)
-    )
+    return bool(own) and not below and all(map(_is_scale, own.values()))
+
+
+def _is_scale(parameter: nn.Parameter) -> bool:
+    """Of at most one axis; one without a shape yet is not."""
+    return not isinstance(parameter, torch.nn.parameter.UninitializedParameter) and parameter.dim() <= 1
 
 
 _Wrappers = tuple[tuple[type, str], ...]
@@ -126,20 +129,22 @@ def _descend(
     above: tuple[nn.Module, ...],
     wrappers: _Wrappers,
     found: list[tuple[str, tuple[nn.Module, ...]]],
+    sharded: bool,
 ) -> None:
-    module = _unwrapped(module, wrappers)
+    module = _unwrapped(module, wrappers, sharded=sharded)
     owners = (*above, module)
     found.append((name, owners))
     for child_name, child in module._modules.items():
         if child is not None:
-            _descend(child, f"{name}.{child_name}" if name else child_name, owners, wrappers, found)
+            _descend(child, f"{name}.{child_name}" if name else child_name, owners, wrappers, found, sharded)
 
 
-def _unwrapped(module: nn.Module, wrappers: _Wrappers) -> nn.Module:
+def _unwrapped(module: nn.Module, wrappers: _Wrappers, *, sharded: bool = False) -> nn.Module:
     while True:
         for known, child in wrappers:
             if isinstance(module, known):
-                _refuse_sharded(module)
+                if not sharded:
+                    _refuse_sharded(module)
                 inner = module._modules.get(child)
                 if inner is not None:
                     module = inner

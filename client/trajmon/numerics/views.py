@@ -14,10 +14,11 @@ __all__ = ["Part", "View", "match_views", "split"]
 
 @dataclass(frozen=True, slots=True)
 class View:
-    r"""Record matching parameters as equal parts along one axis.
+    r"""Record matching parameters as parts along one axis, equal ones or of the sizes given.
 
     The parts cover the tensor and do not overlap, so its Gram is the sum of theirs. Raises
-    :class:`ViewError` for a bad pattern, repeated or fewer than two names, and more than one -1.
+    :class:`ViewError` for a bad pattern, repeated or fewer than two names, more than one -1, and sizes that
+    are not one for each name.
 
     >>> gpt2 = View(r"attn\.c_attn\.weight$", None, axis=1, names=("q", "k", "v"))
     >>> [part.shape for part in split(gpt2, "h.0.attn.c_attn.weight", (768, 2304))]
@@ -25,6 +26,9 @@ class View:
     >>> neox = View(r"query_key_value\.weight$", (8, 3, 64, 512), axis=1, names=("q", "k", "v"))
     >>> split(neox, "query_key_value.weight", (1536, 512))[0].shape
     (8, 1, 64, 512)
+    >>> phi3 = View(r"qkv_proj\.weight$", None, axis=0, names=("q", "k", "v"), sizes=(512, 128, 128))
+    >>> [part.shape for part in split(phi3, "qkv_proj.weight", (768, 512))]
+    [(512, 512), (128, 512), (128, 512)]
     """
 
     pattern: str
@@ -35,6 +39,8 @@ class View:
     """Axis of the split; negative counts from the end."""
     names: tuple[str, ...]
     """One for each part; the layer is named ``{parameter}.{name}``."""
+    sizes: tuple[int, ...] | None = None
+    """Extents of the parts along the axis, in order, which add up to it; None: equal parts."""
     _regex: re.Pattern[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -50,6 +56,12 @@ class View:
             raise ViewError(
                 f"view {self.pattern!r}: names {self.names} must be two or more, distinct and not empty"
             )
+        if self.sizes is not None:
+            object.__setattr__(self, "sizes", tuple(self.sizes))
+            if len(self.sizes) != len(self.names) or any(size < 1 for size in self.sizes):
+                raise ViewError(
+                    f"view {self.pattern!r}: sizes {self.sizes} must be one from 1 for each of {self.names}"
+                )
         if self.reshape is not None and (
             sum(extent == -1 for extent in self.reshape) > 1 or any(extent < -1 for extent in self.reshape)
         ):
@@ -88,16 +100,25 @@ def split(view: View, parameter: str, shape: tuple[int, ...]) -> tuple[Part, ...
     if not -len(whole) <= view.axis < len(whole):
         raise ViewError(f"{where}: axis {view.axis} is out of range for {len(whole)} axes of {whole}")
     axis = view.axis % len(whole)
+    parts, start = [], 0
+    for name, size in zip(view.names, _sizes(view, whole, axis, where), strict=True):
+        shape_of_part = (*whole[:axis], size, *whole[axis + 1 :])
+        parts.append(Part(f"{parameter}.{name}", shape_of_part, whole, axis, start))
+        start += size
+    return tuple(parts)
+
+
+def _sizes(view: View, whole: tuple[int, ...], axis: int, where: str) -> tuple[int, ...]:
+    if view.sizes is not None:
+        if sum(view.sizes) != whole[axis]:
+            raise ViewError(f"{where}: sizes {view.sizes} do not add up to axis {axis} of {whole}")
+        return view.sizes
     extent, remainder = divmod(whole[axis], len(view.names))
     if remainder:
         raise ViewError(
             f"{where}: axis {axis} of {whole} does not divide into {len(view.names)} equal parts {view.names}"
         )
-    part = (*whole[:axis], extent, *whole[axis + 1 :])
-    return tuple(
-        Part(f"{parameter}.{name}", part, whole, axis, index * extent)
-        for index, name in enumerate(view.names)
-    )
+    return (extent,) * len(view.names)
 
 
 def match_views(views: Sequence[View], parameters: Sequence[str]) -> dict[str, View]:

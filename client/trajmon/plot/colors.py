@@ -8,12 +8,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["UNDEFINED_RGB", "Scale", "ScaleKind", "choose_scale", "colormap", "to_rgb"]
+__all__ = ["SWITCH_RGB", "UNDEFINED_RGB", "Scale", "ScaleKind", "choose_scale", "colormap", "to_rgb"]
 
 ScaleKind = Literal["fixed", "fitted"]
 
 UNDEFINED_RGB = (226, 177, 96)
 """Sand: no entry of the colormap is near it, with full colour vision or without."""
+
+SWITCH_RGB = (196, 98, 45)
+"""Rust: lines where training switched to norm-only or back; unlike the colormap and unlike undefined."""
 
 
 @dataclass(frozen=True, slots=True)

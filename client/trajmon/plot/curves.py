@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["curve_lines", "number"]
+__all__ = ["MARKS", "curve_lines", "number"]
+
+MARKS = {True: "│", False: "|"}
+"""The sign of a switch between checkpoints, with dots and without."""
 
 _BRAILLE = 0x2800
 # Bits of the 4 x 2 dots of a braille sign, by row and column.
@@ -21,11 +26,13 @@ def number(value: float) -> str:
     return "undefined" if np.isnan(value) else f"{value:.4g}"
 
 
-def curve_lines(values: NDArray[np.float64], width: int, height: int, dots: bool) -> list[str]:
+def curve_lines(
+    values: NDArray[np.float64], width: int, height: int, dots: bool, switches: Sequence[int] = ()
+) -> list[str]:
     """A curve, [T], in `height` lines of at most `width` signs, scaled to its range; gaps where undefined.
 
     With more checkpoints than columns each column spans the lowest to the highest of its values: no peak is
-    lost.
+    lost. A line before each position in `switches` stands where the curve leaves room.
     """
     across, down = (2, 4) if dots else (1, 1)
     columns, rows = width * across, height * down
@@ -44,9 +51,18 @@ def curve_lines(values: NDArray[np.float64], width: int, height: int, dots: bool
                 upper, lower = min(upper, bottom[previous]), max(lower, top[previous])
             grid[upper : lower + 1, column] = True
             previous = int(column)
-    return (
-        _braille(grid) if dots else ["".join("*" if cell else " " for cell in row).rstrip() for row in grid]
+    lines = _braille(grid) if dots else ["".join("*" if cell else " " for cell in row) for row in grid]
+    cells = {_cell_before(position, len(values), columns) // across for position in switches}
+    marked = (
+        "".join(MARKS[dots] if i in cells and sign in " ⠀" else sign for i, sign in enumerate(line))
+        for line in lines
     )
+    return [line if dots else line.rstrip() for line in marked]
+
+
+def _cell_before(position: int, t: int, columns: int) -> int:
+    """Column between a checkpoint and the one before it."""
+    return int((position - 0.5) * (columns - 1) / (t - 1)) if t <= columns else position * columns // t
 
 
 def _column_ranges(

@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from trajmon.plot.colors import UNDEFINED_RGB, Scale, colormap
+from trajmon.plot.colors import SWITCH_RGB, UNDEFINED_RGB, Scale, colormap
+from trajmon.plot.modes import norm_only_spans, span_words, switch_positions
 
 __all__ = ["Picture", "map_figure", "overview_figure", "printable"]
 
@@ -46,6 +49,8 @@ _STYLE: dict[Any, Any] = {
 }
 _NAVY, _SKY, _RUST = "#174a85", "#3f9bd8", "#c4622d"
 _UNDEFINED = "#" + bytes(UNDEFINED_RGB).hex()
+_SWITCH = "#" + bytes(SWITCH_RGB).hex()
+_SHADE = (_SWITCH, 0.1)
 
 # Title, then curves: hallmark, label, colour. A panel without a defined value says so.
 _PANELS = (
@@ -86,6 +91,8 @@ class Picture:
     """What the mean is called: ω, or ω with the checkpoint that the map is relative to."""
     entry_name: str = "cosine similarity"
     """What an entry of the map is."""
+    mode: NDArray[np.uint8] | None = None
+    """[T] 1 where only the scalars of normalisation layers were trained; None: nowhere."""
 
 
 def map_figure(picture: Picture) -> Figure:
@@ -99,7 +106,7 @@ def map_figure(picture: Picture) -> Figure:
 def overview_figure(picture: Picture, hallmarks: Mapping[str, NDArray[np.float64]]) -> Figure:
     """The map beside four panels of curves, 10.8 x 4.6 inches.
 
-    `hallmarks` are [T'] each, `checkpoint` among them.
+    `hallmarks` are [T'] each, `checkpoint` among them; by `mode`, norm-only training is shaded.
     """
     with rc_context(_STYLE):
         figure = Figure(figsize=(10.8, 4.6), layout="constrained")
@@ -107,12 +114,20 @@ def overview_figure(picture: Picture, hallmarks: Mapping[str, NDArray[np.float64
         _draw_map(halves[0].add_subplot(), picture)
         axes = halves[1].subplots(2, 2, sharex=True)
         x = hallmarks["checkpoint"]
+        mode = hallmarks.get("mode", np.zeros(len(x))).astype(np.uint8)
         for axis, (title, curves) in zip(axes.flat, _PANELS, strict=True):
             _draw_curves(
                 axis, title, x, [(hallmarks.get(name), label, color) for name, label, color in curves]
             )
+            _shade_norm_only(axis, x, mode)
         for axis in axes[1]:
             axis.set_xlabel("checkpoint")
+        if norm_only_spans(mode):
+            halves[1].legend(
+                handles=[Patch(facecolor=_SHADE, edgecolor=_SWITCH, label="norm-only training")],
+                loc="outside lower right",
+                handlelength=1.0,
+            )
     return figure
 
 
@@ -156,13 +171,49 @@ def _draw_map(axis: Axes, picture: Picture) -> None:
         direction.set_major_formatter(names)
     bar = axis.figure.colorbar(image, ax=axis, fraction=0.046, pad=0.03, label=picture.entry_name)
     bar.outline.set_linewidth(0.6)
+    handles: list[Artist] = []
     if np.isnan(picture.entries).any():
+        handles.append(Patch(color=_UNDEFINED, label="undefined"))
+    if picture.mode is not None and norm_only_spans(picture.mode):
+        handles.append(_draw_switches(axis, picture.mode, picture.checkpoint))
+    if handles:
         axis.legend(
-            handles=[Patch(color=_UNDEFINED, label="undefined")],
+            handles=handles,
             loc="upper right",
             bbox_to_anchor=(1.0, -0.07),
             handlelength=1.0,
         )
+
+
+def _draw_switches(axis: Axes, mode: NDArray[np.uint8], checkpoint: NDArray[np.int64]) -> Artist:
+    """Lines through the map where training switched, a bar over it along norm-only training; returns their key."""
+    for position in switch_positions(mode):
+        for line in (axis.axvline, axis.axhline):
+            line(position - 0.5, color=_SWITCH, linewidth=0.7)
+    spans = norm_only_spans(mode)
+    for span in spans:
+        # On the frame, over its whole width: the bar never covers an entry.
+        axis.plot(
+            [span.start - 0.5, span.stop - 0.5],
+            [1.008, 1.008],
+            transform=axis.get_xaxis_transform(),
+            color=_SWITCH,
+            linewidth=2.5,
+            solid_capstyle="butt",
+            clip_on=False,
+        )
+    words = f"norm-only training: {span_words(spans, checkpoint)}"
+    return Line2D([], [], color=_SWITCH, linewidth=2.5, solid_capstyle="butt", label=words)
+
+
+def _shade_norm_only(axis: Axes, x: NDArray[np.float64], mode: NDArray[np.uint8]) -> None:
+    for position in switch_positions(mode):
+        axis.axvline((x[position - 1] + x[position]) / 2, color=_SWITCH, linewidth=0.7, zorder=1)
+    left, right = axis.get_xlim()
+    for span in norm_only_spans(mode):
+        start = left if span.start == 0 else (x[span.start - 1] + x[span.start]) / 2
+        stop = right if span.stop == len(x) else (x[span.stop - 1] + x[span.stop]) / 2
+        axis.axvspan(start, stop, color=_SHADE, linewidth=0, zorder=0.5)
 
 
 def _draw_curves(

@@ -45,7 +45,7 @@ APEX = (
     ("apex_angle_origin_degrees", "origin"),
 )
 _SERIES_PER_GROUP = len(PER_GROUP) + len(APEX)
-_SERIES_PER_RUN = 8 + len(AdviceState)
+_SERIES_PER_RUN = 12 + len(AdviceState)
 
 
 class RunCollector(Collector):
@@ -150,6 +150,24 @@ def _run_metrics(runs: Sequence[Run]) -> Iterator[Metric]:
     skipped = GaugeMetricFamily(
         "trajmon_checkpoints_skipped", "Not recorded, for want of disk or budget.", labels=["run"]
     )
+    uncomputed = GaugeMetricFamily(
+        "trajmon_checkpoints_uncomputed",
+        "Recorded on the training machine, their rows not yet computed.",
+        labels=["run"],
+    )
+    lag = GaugeMetricFamily(
+        "trajmon_agent_lag_seconds",
+        "Age of the oldest checkpoint that is recorded and not acknowledged, as the agents last told.",
+        labels=["run"],
+    )
+    waiting = GaugeMetricFamily(
+        "trajmon_open_checkpoints",
+        "Checkpoints of which some parts have come and others have not.",
+        labels=["run"],
+    )
+    norm_only = GaugeMetricFamily(
+        "trajmon_norm_only", "1 if the last checkpoint is of norm-only training.", labels=["run"]
+    )
     findings = GaugeMetricFamily(
         "trajmon_integrity_findings", "Integrity findings of the run.", labels=["run"]
     )
@@ -168,8 +186,12 @@ def _run_metrics(runs: Sequence[Run]) -> Iterator[Metric]:
         switch.add_metric([name], float(advice.switch))
         for known in AdviceState:
             state.add_metric([name, known.value], float(advice.state is known))
-        pending.add_metric([name], run.agent.checkpoints_pending)
-        skipped.add_metric([name], run.agent.checkpoints_skipped)
+        agent = run.agent
+        pending.add_metric([name], agent.checkpoints_pending)
+        skipped.add_metric([name], agent.checkpoints_skipped)
+        uncomputed.add_metric([name], agent.checkpoints_uncomputed)
+        lag.add_metric([name], agent.lag_seconds)
+        waiting.add_metric([name], len(run.open))
         findings.add_metric([name], len(run.all_findings()))
         path = run.path
         number.add_metric([name], len(path))
@@ -177,8 +199,10 @@ def _run_metrics(runs: Sequence[Run]) -> Iterator[Metric]:
         meta = run.metas.get(path[-1]) if path else None
         if meta is not None:
             step.add_metric([name], meta.step)
+            norm_only.add_metric([name], float(meta.is_norm_only))
             last.add_metric([name], run.last_row_unix_seconds)
-    yield from (info, switch, state, step, number, last, pending, skipped, findings)
+    yield from (info, switch, state, step, number, last, norm_only)
+    yield from (pending, skipped, uncomputed, lag, waiting, findings)
 
 
 class Exporter:

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from trajmon_server.config import Limits
 from trajmon_server.errors import Exhausted
 
-__all__ = ["ByteBudget", "Usage", "check_new_run", "check_record_size", "check_row"]
+__all__ = ["ByteBudget", "Usage", "check_new_run", "check_new_writer", "check_record_size", "check_row"]
+
+MAX_WRITERS = 16_384
+"""Of one run: ranks times ways to cut it. They are all in the run's control file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,16 @@ def check_new_run(num_runs: int, limits: Limits) -> None:
     if num_runs >= limits.max_runs:
         raise Exhausted(
             "RUN_QUOTA", f"this team has {num_runs} runs, the limit is {limits.max_runs} (limits.max_runs)"
+        )
+
+
+def check_new_writer(num_writers: int) -> None:
+    """Refuse a writer beyond a run's number."""
+    if num_writers >= MAX_WRITERS:
+        raise Exhausted(
+            "WRITER_QUOTA",
+            f"this run has {num_writers} writers, the limit is {MAX_WRITERS}; cut it another way in a new "
+            "run",
         )
 
 

@@ -22,7 +22,7 @@ import structlog
 
 from trajmon_protos.errors import RecordError
 from trajmon_protos.record import Row, decode, read_digest
-from trajmon_protos.v1 import ingest_pb2
+from trajmon_protos.v1 import ingest_pb2, types_pb2
 from trajmon_server.auth import Principal
 from trajmon_server.config import Limits
 from trajmon_server.errors import (
@@ -30,16 +30,18 @@ from trajmon_server.errors import (
     Exhausted,
     InvalidRequest,
     NotFound,
-    OutOfOrder,
     ServiceError,
     Unavailable,
     Violation,
 )
-from trajmon_server.ingest import quota
+from trajmon_server.ingest import checks, quota
 from trajmon_server.ingest.validation import validate_open, validate_report, validate_row
 from trajmon_server.model import CheckpointMeta, Group, Layer, RunDescription
+from trajmon_server.runs.control import AgentReport
+from trajmon_server.runs.parts import file_part
 from trajmon_server.runs.registry import Registry
-from trajmon_server.runs.run import AgentReport, Run
+from trajmon_server.runs.rows import Rows
+from trajmon_server.runs.run import Run
 from trajmon_server.store import errors as store_errors
 from trajmon_server.store.base import Journal
 
@@ -59,7 +61,7 @@ class Receipt:
     duplicate: bool
     """True if the same record was there already."""
     next_checkpoint: int
-    """First checkpoint that is not stored."""
+    """First checkpoint that this writer has not handed in."""
 
 
 class Ingest:
@@ -77,6 +79,7 @@ class Ingest:
         self._observe_row = observe_row
         self._journal = journal
         self._registry = registry
+        self._rows = Rows(journal, registry.count_event)
         self._limits = limits
         self._executor = executor
         self._disk = disk
@@ -115,17 +118,11 @@ class Ingest:
             else:
                 _refuse_other_model(request, run)
             async with run.lock:
-                if request.attempt < run.control.attempt:
-                    raise OutOfOrder(
-                        "OLD_ATTEMPT",
-                        f"attempt {request.attempt} of run {request.name!r} is over; attempt "
-                        f"{run.control.attempt} has started",
-                    )
-                control = run.control.opened(request.attempt)
+                control = checks.control_after_open(run, request)
                 await self._durably(lambda: self._registry.store(run, control))
                 run.control = control
                 self._registry.add(run)
-        log.info("run opened", run=run.description.name, attempt=control.attempt, epoch=control.writer_epoch)
+        log.info("run opened", run=run.description.name, attempt=request.attempt, writer=request.writer)
         return run
 
     def _refuse_unreadable(self, run_id: str) -> None:
@@ -153,8 +150,10 @@ class Ingest:
                 f"{request.layout.fingerprint}); choose another name, or resume where its snapshots are",
             )
 
-    async def push(self, run_id: str, writer_epoch: int, record: bytes, caller: Principal) -> Receipt:
-        """Take in one row record. Durable when it returns."""
+    async def push(
+        self, run_id: str, writer_epoch: int, record: bytes, caller: Principal, writer: str = ""
+    ) -> Receipt:
+        """Take in one record, a row or a part of one. Durable when it returns."""
         quota.check_record_size(len(record), self._limits)
         run = self.require(run_id, caller)
         try:
@@ -163,38 +162,61 @@ class Ingest:
             raise InvalidRequest(
                 error.kind.upper(), f"record: {error}; nothing was stored", (Violation("record", str(error)),)
             ) from error
-        return await self._to_its_end(self._store(run, writer_epoch, row, record))
+        return await self._to_its_end(self._store(run, writer, writer_epoch, row, record))
 
-    async def _store(self, run: Run, writer_epoch: int, row: Row, record: bytes) -> Receipt:
+    async def _store(self, run: Run, name: str, epoch: int, row: Row, record: bytes) -> Receipt:
+        header, checkpoint = row.header, row.header.checkpoint
         async with run.lock:
-            _check_epoch(run, writer_epoch)
-            checkpoint = row.header.checkpoint
-            violations = validate_row(row, run.description, run.control.attempt)
+            writer = checks.current_writer(run, name, epoch)
+            violations = validate_row(row, run.description, writer.attempt, writer.part, writer.num_parts)
             if violations:
                 raise InvalidRequest.from_violations(violations)
-            if checkpoint > run.num_checkpoints:
-                raise OutOfOrder(
-                    "GAP",
-                    f"checkpoint {checkpoint} came, {run.num_checkpoints} is expected; send that first",
-                    details={"expected_checkpoint": str(run.num_checkpoints)},
-                )
-            is_new = checkpoint not in run.stored
-            if is_new:
-                _check_previous(run, row)
-            outcome = await self._append(run, checkpoint, record, is_new)
-            if is_new:
-                run.accept(CheckpointMeta.from_row(row), checkpoint, len(record))
-        if is_new:
+            checks.refuse_gap(run, writer, checkpoint)
+            await self._refuse_other_cut(run, header)
+            known = run.open.get(checkpoint)
+            is_new = checkpoint not in run.metas and not (known is not None and known.has(header.part))
+            if is_new and known is None:
+                checks.refuse_torn_path(run, row)
+            outcome = await self._append(run, header, record, is_new)
+            added_bytes = len(record) if is_new or outcome == "stored" else 0
+            if checkpoint in run.metas:
+                run.journal_bytes += added_bytes  # of a part that had been set aside
+            else:
+                await self._take(run, row, added_bytes)
+            next_checkpoint = run.next_for(name)
+        if run.analysed < run.num_checkpoints:
             self._registry.wake(run)
-        self._observe_row(not is_new, len(record))
-        return Receipt(checkpoint, read_digest(record), outcome == "duplicate", run.next_checkpoint)
+        self._observe_row(not added_bytes, len(record))
+        return Receipt(checkpoint, read_digest(record), outcome == "duplicate", next_checkpoint)
 
-    async def _append(self, run: Run, checkpoint: int, record: bytes, is_new: bool) -> str:
+    async def _refuse_other_cut(self, run: Run, header: types_pb2.RowHeader) -> None:
+        """Parts of one row are cut the same way and say the same of it; a whole row has none."""
+        checkpoint = header.checkpoint
+        if checkpoint in run.open:
+            checks.refuse_mismatch(run.open[checkpoint], header)
+        elif checkpoint in run.metas and (run.has_parts or header.num_parts > 1):
+            # Of a row that is known, only the journal still knows what it was made of.
+            cut = await self._durably(lambda: self._rows.open_row(run.description, checkpoint))
+            checks.refuse_mismatch(cut, header)
+
+    async def _take(self, run: Run, row: Row, added_bytes: int) -> None:
+        """Note what has become durable; if that completes the row, add its parts up."""
+        header, checkpoint = row.header, row.header.checkpoint
+        if header.num_parts <= 1:
+            run.accept(CheckpointMeta.from_row(row), checkpoint, added_bytes)
+            return
+        # Of a row that was lost, other parts may lie in the journal.
+        was_lost = checkpoint < run.num_known and checkpoint not in run.open
+        if run.accept_part(header, added_bytes).is_complete or was_lost:
+            found = await self._durably(lambda: self._rows.look(run.description, checkpoint))
+            run.settle(checkpoint, found)
+
+    async def _append(self, run: Run, header: types_pb2.RowHeader, record: bytes, is_new: bool) -> str:
         def append() -> str:
             if is_new:
                 free = shutil.disk_usage(self._disk).free
                 quota.check_row(len(record), quota.Usage(run.journal_bytes, free), self._limits)
-            return self._journal.append(run.description.run_id, checkpoint, 0, record)
+            return self._journal.append(run.description.run_id, header.checkpoint, file_part(header), record)
 
         try:
             return await self._durably(append)
@@ -212,13 +234,15 @@ class Ingest:
 
     async def _report(self, request: ingest_pb2.ReportStatusRequest, run: Run) -> Run:
         async with run.lock:
-            _check_epoch(run, request.writer_epoch)
+            checks.current_writer(run, request.writer, request.writer_epoch)
             report = AgentReport.from_message(request)
-            control = run.control.reported(report.phase, report.reason, time.time())
+            control = run.control
+            if control.leads(request.writer):
+                control = control.reported(report.phase, report.reason, time.time())
             if control != run.control:
                 await self._durably(lambda: self._registry.store(run, control))
                 run.control = control
-            run.agent = report
+            run.reports[request.writer] = report
             run.announce()
         return run
 
@@ -288,20 +312,3 @@ def _refuse_other_model(request: ingest_pb2.OpenRunRequest, run: Run) -> None:
             f"run {described.name!r} records the model with fingerprint {run.description.fingerprint}, this one has "
             f"{described.fingerprint}; give the new model a run name of its own",
         )
-
-
-def _check_epoch(run: Run, writer_epoch: int) -> None:
-    if writer_epoch != run.control.writer_epoch:
-        raise OutOfOrder(
-            "FENCED",
-            f"writer epoch {writer_epoch} of run {run.description.name!r} is over, {run.control.writer_epoch} is "
-            "current: another agent has opened the run",
-        )
-
-
-def _check_previous(run: Run, row: Row) -> None:
-    previous = row.header.previous if row.header.HasField("previous") else None
-    try:
-        run.check_previous(row.header.checkpoint, previous)
-    except ValueError as error:
-        raise InvalidRequest.from_violations([Violation("previous", str(error))]) from error

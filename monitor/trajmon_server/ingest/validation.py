@@ -12,6 +12,7 @@ from trajmon_protos.v1 import ingest_pb2, types_pb2
 from trajmon_server.config import Limits
 from trajmon_server.errors import Violation
 from trajmon_server.model import RunDescription
+from trajmon_server.runs.parts import MAX_PARTS
 
 __all__ = ["validate_open", "validate_report", "validate_row"]
 
@@ -19,6 +20,9 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
 MAX_NAME_BYTES = 512
 MAX_TAGS = 32
 MAX_METRICS = 64
+MAX_COPY = 32
+MAX_CHECKPOINTS = 10**8
+"""The journal's file names have room for these."""
 MAX_VIOLATIONS = 20
 MAX_DIMENSIONS = 32
 MAX_PARAMETERS = 1 << 62
@@ -38,8 +42,25 @@ def validate_open(request: ingest_pb2.OpenRunRequest, limits: Limits) -> list[Vi
         not 1 <= len(tag) <= 64 or not tag.isprintable() for tag in request.tags
     ):
         found.append(Violation("tags", f"at most {MAX_TAGS} tags of 1 to 64 printable characters"))
+    found += _writer(request)
     found += _layout(request.layout, limits)
     return found[:MAX_VIOLATIONS]
+
+
+def _writer(request: ingest_pb2.OpenRunRequest) -> list[Violation]:
+    found: list[Violation] = []
+    num_parts = max(request.num_parts, 1)
+    if request.writer and RUN_ID.fullmatch(request.writer) is None:
+        found.append(Violation("writer", f"{request.writer[:80]!r} is not 32 lower-case hex digits"))
+    if num_parts > MAX_PARTS:
+        found.append(Violation("num_parts", f"{num_parts} parts; this server takes rows in 1 to {MAX_PARTS}"))
+    elif request.part >= num_parts:
+        found.append(Violation("part", f"part {request.part} of {num_parts}: parts are counted from 0"))
+    if num_parts > 1 and not request.writer:
+        found.append(Violation("writer", f"a writer of part {request.part} of {num_parts} needs a name"))
+    if request.first_checkpoint >= MAX_CHECKPOINTS:
+        found.append(Violation("first_checkpoint", f"a run has at most {MAX_CHECKPOINTS} checkpoints"))
+    return found
 
 
 def _layout(layout: types_pb2.Layout, limits: Limits) -> list[Violation]:
@@ -103,17 +124,24 @@ def _layout(layout: types_pb2.Layout, limits: Limits) -> list[Violation]:
 
 def validate_report(request: ingest_pb2.ReportStatusRequest) -> list[Violation]:
     """Check an agent's report."""
-    if request.phase in ingest_pb2.RunPhase.values():
-        return []
-    return [Violation("phase", f"{request.phase} is no phase that this server knows; update the server")]
+    found: list[Violation] = []
+    if request.phase not in ingest_pb2.RunPhase.values():
+        found.append(
+            Violation("phase", f"{request.phase} is no phase that this server knows; update the server")
+        )
+    if not (math.isfinite(request.lag_seconds) and request.lag_seconds >= 0.0):
+        found.append(Violation("lag_seconds", f"{request.lag_seconds} is not a time span"))
+    return found
 
 
 def _printable(text: str) -> bool:
     return text.isprintable() and 1 <= len(text.encode()) <= MAX_NAME_BYTES
 
 
-def validate_row(row: Row, run: RunDescription, attempt: int) -> list[Violation]:
-    """Check a decoded row against the run that it is meant for."""
+def validate_row(
+    row: Row, run: RunDescription, attempt: int, part: int = 0, num_parts: int = 1
+) -> list[Violation]:
+    """Check a decoded row, or a part of one, against the run that it is meant for and the writer that sends it."""
     header = row.header
     found: list[Violation] = []
     if header.run_id != run.run_id:
@@ -124,15 +152,14 @@ def validate_row(row: Row, run: RunDescription, attempt: int) -> list[Violation]
                 "fingerprint", f"record has layout {header.fingerprint[:40]!r}, the run has {run.fingerprint}"
             )
         )
-    if header.num_layers != len(run.layers):
-        found.append(
-            Violation("num_layers", f"record has {header.num_layers} layers, the run has {len(run.layers)}")
-        )
+    found += _listed(header, run)
     if not 1 <= header.attempt <= attempt:
         found.append(Violation("attempt", f"record is of attempt {header.attempt}, the run is at {attempt}"))
-    if (header.part, header.num_parts) != (0, 1):
+    if (header.part, header.num_parts) != (part, num_parts):
+        whole = "rows in one part from a writer that has opened the run for whole rows"
+        takes = f"part {part} of {num_parts} from this writer" if num_parts > 1 else whole
         found.append(
-            Violation("part", f"part {header.part} of {header.num_parts}: this server takes rows in one part")
+            Violation("part", f"part {header.part} of {header.num_parts}: this server takes {takes}")
         )
     if header.checkpoint == 0 and header.HasField("previous"):
         found.append(Violation("previous", "checkpoint 0 has no checkpoint before it"))
@@ -144,13 +171,40 @@ def validate_row(row: Row, run: RunDescription, attempt: int) -> list[Violation]
         )
     if not np.isfinite(header.info.time_unix_seconds):
         found.append(Violation("info.time_unix_seconds", "must be finite"))
+    if header.info.mode not in types_pb2.TrainingMode.values():
+        found.append(
+            Violation("info.mode", f"{header.info.mode} is no mode that this server knows; update the server")
+        )
+    if len(header.info.copy) > MAX_COPY or not header.info.copy.isprintable():
+        found.append(Violation("info.copy", f"at most {MAX_COPY} printable characters"))
     if not found:
         found = _arrays(row, run)
     return found[:MAX_VIOLATIONS]
 
 
+def _listed(header: types_pb2.RowHeader, run: RunDescription) -> list[Violation]:
+    """Which layers the record holds."""
+    listed, count = list(header.layers), len(run.layers)
+    if not listed:
+        if header.num_layers != count:
+            text = f"record has {header.num_layers} layers, the run has {count}"
+            return [Violation("num_layers", text)]
+        return []
+    if header.num_parts <= 1:
+        return [Violation("layers", "a whole row holds every layer and lists none")]
+    found: list[Violation] = []
+    if header.num_layers != len(listed):
+        text = f"record has {header.num_layers} layers, its header lists {len(listed)}"
+        found.append(Violation("num_layers", text))
+    if listed != sorted(set(listed)) or listed[-1] >= count:
+        text = f"positions in the layout must be ascending, distinct and below {count}"
+        found.append(Violation("layers", text))
+    return found
+
+
 def _arrays(row: Row, run: RunDescription) -> list[Violation]:
     found: list[Violation] = []
+    names = [run.layers[index].name for index in row.header.layers or range(len(run.layers))]
     known = [status.value for status in LayerStatus]
     unknown = np.flatnonzero(~np.isin(row.status, known))
     found += [
@@ -160,7 +214,7 @@ def _arrays(row: Row, run: RunDescription) -> list[Violation]:
     exact = row.status != LayerStatus.NON_FINITE
     norm = row.gram[:, -1]
     for layer in np.flatnonzero(exact & ~(norm >= 0.0) | np.isinf(norm))[:MAX_VIOLATIONS]:
-        name = run.layers[layer].name
+        name = names[layer]
         found.append(
             Violation(
                 f"gram[{layer}]",
@@ -168,15 +222,15 @@ def _arrays(row: Row, run: RunDescription) -> list[Violation]:
             )
         )
     for layer in np.flatnonzero(~exact & ~np.isnan(row.gram).all(axis=1))[:MAX_VIOLATIONS]:
-        name = run.layers[layer].name
+        name = names[layer]
         found.append(Violation(f"gram[{layer}]", f"layer {name!r} is marked NON_FINITE but has numbers"))
     for layer in np.flatnonzero(np.isinf(row.gram).any(axis=1) | np.isinf(row.products).any(axis=1))[
         :MAX_VIOLATIONS
     ]:
-        name = run.layers[layer].name
+        name = names[layer]
         found.append(Violation(f"gram[{layer}]", f"layer {name!r} holds Inf; missing entries are NaN"))
     squares = [PRODUCTS.index("update_squared"), PRODUCTS.index("displacement_squared")]
     for layer in np.flatnonzero((row.products[:, squares] < 0.0).any(axis=1))[:MAX_VIOLATIONS]:
-        name = run.layers[layer].name
+        name = names[layer]
         found.append(Violation(f"products[{layer}]", f"layer {name!r} has a negative squared norm"))
     return found

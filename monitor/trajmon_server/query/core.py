@@ -6,10 +6,10 @@ Reading never holds a run's lock and computes in threads, so that ingest goes on
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import structlog
@@ -26,7 +26,9 @@ from trajmon_server.hallmarks.relative_map import relative_trajectory_map
 from trajmon_server.hallmarks.series import hallmark_series
 from trajmon_server.hallmarks.trajectory import Trajectory
 from trajmon_server.hallmarks.trajectory_map import trajectory_map
+from trajmon_server.model import CheckpointMeta
 from trajmon_server.runs.registry import Registry
+from trajmon_server.runs.rows import Rows, settle
 from trajmon_server.runs.run import Run
 from trajmon_server.store.base import Journal
 from trajmon_server.store.errors import RowDamagedError, RowMissingError, StoreError
@@ -70,6 +72,8 @@ class MapAnswer:
     """[T] checkpoint numbers."""
     step: NDArray[np.int64]
     """[T] training steps."""
+    mode: NDArray[np.uint8]
+    """[T] 1 where only the scalars of normalisation layers were trained, else 0."""
 
 
 class Query:
@@ -77,7 +81,7 @@ class Query:
 
     def __init__(self, registry: Registry, journal: Journal, limits: Limits, executor: Executor) -> None:
         self._registry = registry
-        self._journal = journal
+        self._rows = Rows(journal, registry.count_event)
         self._limits = limits
         self._executor = executor
 
@@ -99,15 +103,17 @@ class Query:
         scope, index = find_scope(run, query.scope)
         await self._caught_up(run)
         numbers = self._numbers(run, query)
-        steps = np.array([run.metas[n].step if n in run.metas else -1 for n in numbers], dtype=np.int64)
+        metas = [run.metas.get(int(n)) for n in numbers]
+        steps, modes = _steps(metas), _modes(metas)
         gram = await self._gram(run, scope, index, numbers)
         if query.relative_to is not None:
             tau = _position(numbers, query.relative_to)
             entries = await self._relative(run, scope, index, numbers, gram, tau, query.kernel)
             keep = np.arange(len(numbers)) != tau
-            return MapAnswer(scope, entries, gram[np.ix_(keep, keep)], numbers[keep], steps[keep])
+            kept = gram[np.ix_(keep, keep)]
+            return MapAnswer(scope, entries, kept, numbers[keep], steps[keep], modes[keep])
         entries = await self._run(lambda: _about_origin(gram, query.kernel))
-        return MapAnswer(scope, entries, gram, numbers, steps)
+        return MapAnswer(scope, entries, gram, numbers, steps, modes)
 
     async def _relative(
         self,
@@ -128,8 +134,8 @@ class Query:
 
     async def hallmarks(
         self, run_name: str, scope_text: str, caller: Principal
-    ) -> Mapping[str, NDArray[np.float64] | NDArray[np.int64]]:
-        """Every hallmark over the run's checkpoints, with `checkpoint`, `step`, `epoch`, `learning_rate`, `time`."""
+    ) -> Mapping[str, NDArray[Any]]:
+        """Every hallmark over the run's checkpoints, with what is known of each: `checkpoint`, `step`, `mode`, ..."""
         run = self.require(run_name, caller)
         scope, index = find_scope(run, scope_text)
         await self._caught_up(run)
@@ -138,9 +144,10 @@ class Query:
         gram = await self._gram(run, scope, index, numbers)
         products = await self._products(run, scope, index, numbers)
         series = await self._run(lambda: hallmark_series(Trajectory(gram, **products)))
-        answer: dict[str, NDArray[np.float64] | NDArray[np.int64]] = {
+        answer: dict[str, NDArray[Any]] = {
             "checkpoint": numbers,
-            "step": np.array([meta.step if meta else -1 for meta in metas], dtype=np.int64),
+            "step": _steps(metas),
+            "mode": _modes(metas),
             "epoch": _floats([meta.epoch if meta else None for meta in metas]),
             "learning_rate": _floats([meta.learning_rate if meta else None for meta in metas]),
             "time_unix_seconds": _floats([meta.time_unix_seconds if meta else None for meta in metas]),
@@ -203,7 +210,7 @@ class Query:
             for position, number in enumerate(numbers.tolist()):
                 if number in run.metas:
                     try:
-                        products = self._journal.read_products(run.description.run_id, number)
+                        products = self._rows.products(run.description, number)
                     except (RowDamagedError, RowMissingError) as error:
                         self._registry.count_event("damaged_rows")
                         log.error(
@@ -219,6 +226,8 @@ class Query:
         await self._run(read)
         for number in lost:
             run.lose(number)
+            if run.has_parts:
+                await settle(run, number, self._rows, self._executor)
         return {name: columns[:, column] for column, name in enumerate(PRODUCTS)}
 
     async def _run(self, action: Callable[[], T]) -> T:
@@ -265,6 +274,14 @@ def _position(numbers: NDArray[np.int64], number: int) -> int:
             [Violation("relative_to", f"checkpoint {number} is not among those of the map ({ends})")]
         )
     return int(found[0])
+
+
+def _steps(metas: Sequence[CheckpointMeta | None]) -> NDArray[np.int64]:
+    return np.array([meta.step if meta else -1 for meta in metas], dtype=np.int64)
+
+
+def _modes(metas: Sequence[CheckpointMeta | None]) -> NDArray[np.uint8]:
+    return np.array([meta is not None and meta.is_norm_only for meta in metas], dtype=np.uint8)
 
 
 def _floats(values: list[float | None]) -> NDArray[np.float64]:

@@ -43,9 +43,11 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
     ) -> ingest_pb2.OpenRunResponse:
         """Register a run, or continue one."""
         run = await self._ingest.open_run(request, caller())
+        writer = run.control.writer(request.writer)
+        assert writer is not None  # it has just opened the run
         return ingest_pb2.OpenRunResponse(
-            writer_epoch=run.control.writer_epoch,
-            next_checkpoint=run.next_checkpoint,
+            writer_epoch=writer.epoch,
+            next_checkpoint=run.next_for(request.writer),
             max_record_bytes=self._limits.max_record_bytes,
         )
 
@@ -53,7 +55,9 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         self, request: ingest_pb2.PushRowRequest, context: Context
     ) -> ingest_pb2.PushRowResponse:
         """Take in one row."""
-        receipt = await self._ingest.push(request.run_id, request.writer_epoch, request.record, caller())
+        receipt = await self._ingest.push(
+            request.run_id, request.writer_epoch, request.record, caller(), request.writer
+        )
         run = self._ingest.require(request.run_id, caller())
         return ingest_pb2.PushRowResponse(receipt=_receipt_message(receipt, run))
 
@@ -71,7 +75,9 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
                     f"the record did not arrive within {STREAM_SECONDS:.0f} s; send it again",
                     retry_seconds=5.0,
                 ) from error
-            receipt = await self._ingest.push(header.run_id, header.writer_epoch, record, caller())
+            receipt = await self._ingest.push(
+                header.run_id, header.writer_epoch, record, caller(), header.writer
+            )
         run = self._ingest.require(header.run_id, caller())
         return ingest_pb2.PushRowStreamResponse(receipt=_receipt_message(receipt, run))
 

@@ -58,12 +58,14 @@ def run_summary(run: Run) -> query_pb2.RunSummary:
         advice=advice_message(run.current_advice()),
         mean_directional_similarity=mds if math.isfinite(mds) else None,
         parameters=run.parameters,
+        open_checkpoints=len(run.open),
+        mode=last.mode if last else types_pb2.TRAINING_MODE_UNSPECIFIED,
     )
 
 
 def array_chunks(name: str, array: NDArray[Any]) -> Iterator[types_pb2.ArrayChunk]:
     """An array in pieces of at most 512 KiB; an empty array is one empty piece."""
-    dtype = {"f": "<f8", "i": "<i8"}[array.dtype.kind]
+    dtype = {"f": "<f8", "i": "<i8", "u": "|u1"}[array.dtype.kind]
     # A view: a large answer is not held twice.
     data = np.ascontiguousarray(array, dtype=dtype).reshape(-1).view(np.uint8)
     for offset in range(0, max(len(data), 1), CHUNK_BYTES):

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from numpy.typing import NDArray
 
 from trajmon_protos.v1 import query_pb2, query_pb2_grpc, types_pb2
 from trajmon_server.config import Limits
@@ -22,6 +23,7 @@ __all__ = ["QueryServicer"]
 
 MAX_PAGE = 1000
 LAST_CHECKPOINTS = 1000
+FIRST_OPEN = 100
 WATCH_INTERVAL_SECONDS = 0.25
 """At most one message in so long: a watcher must not multiply a fast run."""
 
@@ -77,6 +79,7 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
             ],
             agent=run.agent.to_message(),
             checkpoints=_checkpoint_details(run),
+            open=_open_checkpoints(run),
         )
 
     async def GetMap(
@@ -98,11 +101,12 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
         count = self._query.require(request.run, caller()).num_checkpoints
         with self._budget.reserve(_map_bytes(min(count, self._limits.max_map_checkpoints))):
             answer = await self._query.map(request.run, query, caller())
-            arrays = {
+            arrays: dict[str, NDArray[Any]] = {
                 "map": answer.map,
                 "gram": answer.gram,
                 "checkpoint": answer.checkpoint,
                 "step": answer.step,
+                "mode": answer.mode,
             }
             for name, array in arrays.items():
                 for chunk in array_chunks(name, array):
@@ -166,6 +170,18 @@ def _checkpoint_details(run: Run) -> list[query_pb2.CheckpointDetail]:
             non_finite_layers=[names[index] for index in meta.non_finite_layers[:100]],
         )
         for number, meta in sorted(run.metas.items())[-LAST_CHECKPOINTS:]
+    ]
+
+
+def _open_checkpoints(run: Run) -> list[query_pb2.OpenCheckpoint]:
+    return [
+        query_pb2.OpenCheckpoint(
+            checkpoint=number,
+            attempt=known.attempt,
+            num_parts=known.num_parts,
+            missing_parts=known.missing(),
+        )
+        for number, known in sorted(run.open.items())[:FIRST_OPEN]
     ]
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import structlog
 
 from trajmon_server.model import CheckpointMeta, RunDescription
+from trajmon_server.runs.parts import WHOLE, OpenRow
+from trajmon_server.runs.rows import KnownRows, Rows
 from trajmon_server.runs.run import Run, RunControl
 from trajmon_server.signals.base import Policy
 from trajmon_server.store.base import Journal
@@ -47,6 +49,7 @@ class Registry:
         self._maps: dict[str, MapStore] = {}
         self._opening_maps: dict[str, threading.Lock] = {}
         self._events: Counter[str] = Counter()
+        self._rows = Rows(journal, self.count_event)
         self._wake: Callable[[Run], None] = lambda _: None
         self.opening = asyncio.Lock()
         """Held while a run is opened: names stay unique."""
@@ -121,7 +124,8 @@ class Registry:
                     layer_names=tuple(layer.name for layer in description.layers),
                     groups=tuple((group.name, group.layers) for group in description.groups),
                 )
-                self._maps[run_id] = MapStore(self._maps_root, shape, self._journal)
+                source = KnownRows(self._rows, description, self._runs[run_id].metas.keys)
+                self._maps[run_id] = MapStore(self._maps_root, shape, source)
             return self._maps[run_id]
 
     def count_event(self, event: str) -> None:
@@ -159,29 +163,46 @@ class Registry:
             raise ValueError(f"{DESCRIPTION_FILE} is of run {description.run_id[:40]!r}")
         if self.find_by_name(description.name, description.team) is not None:
             raise ValueError(f"{DESCRIPTION_FILE} has the name {description.name!r} of another run")
-        metas, journal_bytes = self._recovered_rows(run_id)
-        run = self._run(description, self._recovered_control(run_id, metas))
+        metas, open_rows = self._recovered_rows(description)
+        attempts = [meta.attempt for meta in metas.values()] + [row.attempt for row in open_rows.values()]
+        run = self._run(description, self._recovered_control(run_id, max(attempts, default=0)))
         try:
-            run.recovered(metas, journal_bytes)
+            run.recovered(metas, self._journal_bytes(run_id), open_rows)
         except ValueError:
             # Only headers were read: a damaged one can name any checkpoint. Whole records tell which it is.
             self._journal.verify(run_id)
             run = self._run(description, run.control)
-            run.recovered(*self._recovered_rows(run_id))
+            metas, open_rows = self._recovered_rows(description)
+            run.recovered(metas, self._journal_bytes(run_id), open_rows)
+        run.has_parts = any(key.part != WHOLE for key in self._journal.list_rows(run_id))
         return run
 
-    def _recovered_rows(self, run_id: str) -> tuple[dict[int, CheckpointMeta], int]:
-        metas, journal_bytes = {}, 0
-        for checkpoint, header, record_bytes in self._journal.headers(run_id):
-            metas[checkpoint] = CheckpointMeta.from_header(header, ())
-            journal_bytes += record_bytes
-        return metas, journal_bytes
+    def _journal_bytes(self, run_id: str) -> int:
+        return sum(key.size_bytes for key in self._journal.list_rows(run_id))
 
-    def _recovered_control(self, run_id: str, metas: Mapping[int, CheckpointMeta]) -> RunControl:
+    def _recovered_rows(
+        self, description: RunDescription
+    ) -> tuple[dict[int, CheckpointMeta], dict[int, OpenRow]]:
+        """The rows that are known, and those that are open; a sum that a crash prevented is made now."""
+        run_id = description.run_id
+        metas = {
+            checkpoint: CheckpointMeta.from_header(header, ())
+            for checkpoint, header, _ in self._journal.headers(run_id)
+        }
+        open_rows: dict[int, OpenRow] = {}
+        in_parts = {key.checkpoint for key in self._journal.list_rows(run_id) if key.part != WHOLE}
+        for checkpoint in sorted(in_parts - metas.keys()):
+            found = self._rows.look(description, checkpoint)
+            if found.meta is not None:
+                metas[checkpoint] = found.meta
+            elif found.open is not None:
+                open_rows[checkpoint] = found.open
+        return metas, open_rows
+
+    def _recovered_control(self, run_id: str, attempt: int) -> RunControl:
         try:
             return RunControl.from_json(self._journal.get_run_file(run_id, CONTROL_FILE) or {})
         except (KeyError, TypeError, ValueError, StoreError) as error:
-            attempt = max((meta.attempt for meta in metas.values()), default=0)
             control = RunControl.rebuilt(attempt, time.time())
             log.error(
                 "control file of a run was lost; its agent must open the run anew",

@@ -6,122 +6,33 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
-from trajmon_protos.v1 import ingest_pb2
+from trajmon_protos.v1 import types_pb2
 from trajmon_server.hallmarks.integrity import Finding
 from trajmon_server.model import CheckpointMeta, RunDescription
 from trajmon_server.runs.analysis import Analysis, start
+from trajmon_server.runs.control import AgentReport, Phase, RunControl, Writer, aggregate
+from trajmon_server.runs.parts import OpenRow
 from trajmon_server.runs.path import extend_path, path_of, superseded_by
 from trajmon_server.signals.base import Advice, AdviceState, Policy
 
-__all__ = ["AgentReport", "Phase", "Run", "RunControl"]
+__all__ = ["AgentReport", "Found", "Phase", "Run", "RunControl"]
 
-Phase = ingest_pb2.RunPhase
-_ENDED = (Phase.RUN_PHASE_FINISHED, Phase.RUN_PHASE_LOST)
-MAX_REASON = 500
-"""Characters that are kept of an agent's words."""
+_NO_OPEN_ROWS: Mapping[int, OpenRow] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
-class RunControl:
-    """What must survive a restart besides the rows."""
+class Found:
+    """What the journal holds of one checkpoint."""
 
-    attempt: int = 0
-    writer_epoch: int = 0
-    phase: ingest_pb2.RunPhase.ValueType = Phase.RUN_PHASE_RUNNING
-    reason: str = ""
-    ended_unix_seconds: float = 0.0
-    """When this server heard that training has ended; 0 while it has not."""
-
-    @property
-    def is_active(self) -> bool:
-        """False once training has ended."""
-        return self.phase not in _ENDED
-
-    def opened(self, attempt: int) -> RunControl:
-        """After an agent opened the run: a new epoch fences every older agent off."""
-        return RunControl(attempt=attempt, writer_epoch=self.writer_epoch + 1)
-
-    def reported(self, phase: ingest_pb2.RunPhase.ValueType, reason: str, now: float) -> RunControl:
-        """After an agent told the run's phase at `now`, in Unix seconds; an unspecified phase says nothing."""
-        if phase == Phase.RUN_PHASE_UNSPECIFIED:
-            return self
-        if phase == Phase.RUN_PHASE_RUNNING:
-            reason = ""
-        ended = 0.0
-        if phase in _ENDED:
-            # Told again, the end is still the one that was told first.
-            ended = now if self.is_active else self.ended_unix_seconds
-        return replace(self, phase=phase, reason=reason, ended_unix_seconds=ended)
-
-    @classmethod
-    def rebuilt(cls, attempt: int, now: float) -> RunControl:
-        """In place of one that was lost, `attempt` being the newest that left a row.
-
-        The lost writer epoch was a count of opens. Unix seconds lie above any such count, so that every
-        agent which holds an epoch is fenced off and opens the run anew.
-        """
-        return cls(attempt=attempt, writer_epoch=int(now))
-
-    def to_json(self) -> dict[str, Any]:
-        """For the run's control file in the journal."""
-        return {
-            "attempt": self.attempt,
-            "writer_epoch": self.writer_epoch,
-            "phase": Phase.Name(self.phase),
-            "reason": self.reason,
-            "ended_unix_seconds": self.ended_unix_seconds,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> RunControl:
-        """Inverse of :meth:`to_json`; KeyError, TypeError or ValueError if the file is not one."""
-        return cls(
-            attempt=int(data["attempt"]),
-            writer_epoch=int(data["writer_epoch"]),
-            phase=Phase.Value(data["phase"]),
-            reason=str(data["reason"]),
-            ended_unix_seconds=float(data.get("ended_unix_seconds", 0.0)),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class AgentReport:
-    """What the agent last told of itself."""
-
-    phase: ingest_pb2.RunPhase.ValueType = Phase.RUN_PHASE_RUNNING
-    reason: str = ""
-    checkpoints_recorded: int = 0
-    checkpoints_skipped: int = 0
-    checkpoints_pending: int = 0
-    snapshot_bytes: int = 0
-    agent_restarts: int = 0
-
-    @classmethod
-    def from_message(cls, message: ingest_pb2.ReportStatusRequest) -> AgentReport:
-        """Take it off the wire."""
-        return cls(
-            phase=message.phase,
-            reason=message.reason[:MAX_REASON],
-            checkpoints_recorded=message.checkpoints_recorded,
-            checkpoints_skipped=message.checkpoints_skipped,
-            checkpoints_pending=message.checkpoints_pending,
-            snapshot_bytes=message.snapshot_bytes,
-            agent_restarts=message.agent_restarts,
-        )
-
-    def to_message(self) -> ingest_pb2.ReportStatusRequest:
-        """Put it on the wire."""
-        return ingest_pb2.ReportStatusRequest(
-            phase=self.phase,
-            reason=self.reason,
-            checkpoints_recorded=self.checkpoints_recorded,
-            checkpoints_skipped=self.checkpoints_skipped,
-            checkpoints_pending=self.checkpoints_pending,
-            snapshot_bytes=self.snapshot_bytes,
-            agent_restarts=self.agent_restarts,
-        )
+    meta: CheckpointMeta | None = None
+    """Of its row, if that can be read."""
+    open: OpenRow | None = None
+    """Of its parts, if there are some and the row is not known."""
+    added_bytes: int = 0
+    """Of the sum that was written on looking."""
 
 
 class Run:
@@ -138,21 +49,34 @@ class Run:
         self._policy = policy
         self._stale_after_seconds = stale_after_seconds
         self.control = control
-        self.agent = AgentReport()
+        self.reports: dict[str, AgentReport] = {}
+        """What each writer last told of itself, by its name."""
         self.lock = asyncio.Lock()
         self.journal_bytes = 0
         self.metas: dict[int, CheckpointMeta] = {}
-        """By checkpoint number; a number below the highest that is missing has been lost to damage."""
+        """Of the rows that are known, by checkpoint number; one below the highest that is missing is open or lost."""
+        self.open: dict[int, OpenRow] = {}
+        """Rows of which some parts have come; none of them is in `metas`."""
+        self.has_parts = False
+        """Whether any row of the run ever came in parts."""
         self.previous: list[int | None] = []
-        """The `previous` of every checkpoint; a lost one follows the one before it unless more is known."""
+        """The `previous` of every checkpoint, open ones too; a lost one follows the one before it unless more is
+        known."""
+        self._all_known: tuple[int, ...] = ()
+        """The path to the newest checkpoint, be it open."""
         self.path: tuple[int, ...] = ()
+        """The path to the newest checkpoint whose row is known."""
+        self.num_checkpoints = 0
+        """One more than the highest number whose row was ever known."""
         self.next_checkpoint = 0
-        """First checkpoint that is not stored."""
+        """First checkpoint whose row is not known."""
+        self._passed: dict[tuple[str, int], int] = {}
+        """By writer and its first checkpoint: below this number there is nothing that it has not handed in."""
         self.analysed = 0
         """Rows below this number are in `analysis` and published."""
         self.analysis: Analysis = start(description.groups, policy)
         self.healed = False
-        """A row that had been lost has come again: the maps must be made again."""
+        """A row below the newest has come, or more is known of the path: the maps must be made again."""
         self.generation = 0
         """Raised when the analysis starts over: results of an older one are dropped."""
         self.last_row_unix_seconds = 0.0
@@ -171,9 +95,16 @@ class Run:
         return self.metas
 
     @property
-    def num_checkpoints(self) -> int:
-        """One more than the highest number that was ever stored."""
+    def num_known(self) -> int:
+        """One more than the highest number of which anything was ever stored."""
         return len(self.previous)
+
+    @property
+    def agent(self) -> AgentReport:
+        """How the run's agents do, together. Safe from any thread."""
+        reports = dict(self.reports)
+        leader = next((told for name, told in reports.items() if self.control.leads(name)), None)
+        return aggregate(reports.values(), leader)
 
     @property
     def is_active(self) -> bool:
@@ -182,27 +113,87 @@ class Run:
 
     def accept(self, meta: CheckpointMeta, checkpoint: int, record_bytes: int) -> None:
         """Note a row that has just become durable."""
-        fills_gap = checkpoint < self.num_checkpoints
-        self.metas[checkpoint] = meta
-        self.last_heard_unix_seconds = time.time()
+        self._note_previous(checkpoint, meta.previous)
+        self._know(checkpoint, meta)
         self.journal_bytes += record_bytes
-        self.last_row_unix_seconds = max(self.last_row_unix_seconds, meta.time_unix_seconds)
-        if fills_gap:
-            self.previous[checkpoint] = meta.previous
-            self.path = path_of(self.previous)
-            self.healed = True
-            self.restart_analysis()
+        self.announce()
+
+    def accept_part(self, header: types_pb2.RowHeader, record_bytes: int) -> OpenRow:
+        """Note a part that has just become durable, of a row that is not known; returns what there is of it now."""
+        checkpoint = header.checkpoint
+        known = self.open.get(checkpoint) or OpenRow.announced_by(header)
+        self._note_previous(checkpoint, known.previous)
+        self.open[checkpoint] = known.with_part(header.part)
+        self.has_parts = True
+        self.journal_bytes += record_bytes
+        self.announce()
+        return self.open[checkpoint]
+
+    def settle(self, checkpoint: int, found: Found) -> None:
+        """Note what a look into the journal found of a checkpoint, under `lock` all the while."""
+        self.journal_bytes += found.added_bytes
+        if found.meta is not None:
+            self._note_previous(checkpoint, found.meta.previous)
+            self._know(checkpoint, found.meta)
         else:
-            self.previous.append(meta.previous)
-            self.path = extend_path(self.path, checkpoint, meta.previous)
-        while self.next_checkpoint in self.metas:
-            self.next_checkpoint += 1
+            self.lose(checkpoint)
+            self.open.pop(checkpoint, None)
+            if found.open is not None:
+                self._note_previous(checkpoint, found.open.previous)
+                self.open[checkpoint] = found.open
         self.announce()
 
     def lose(self, checkpoint: int) -> None:
-        """Note that a row turned out to be damaged: it may be sent again."""
+        """Note that a row turned out to be damaged, or a part: it may be sent again."""
         if self.metas.pop(checkpoint, None) is not None:
             self.next_checkpoint = min(self.next_checkpoint, checkpoint)
+        self._passed = {key: min(number, checkpoint) for key, number in self._passed.items()}
+
+    def next_for(self, name: str) -> int:
+        """First checkpoint that the writer may have something of and has not handed it in."""
+        writer = self.control.writer(name) or Writer(epoch=0, attempt=0)
+        key = (name, writer.first_checkpoint)
+        number = max(writer.first_checkpoint, self._passed.get(key, 0))
+        while number in self.metas or self._is_not_for(number, writer):
+            number += 1
+        self._passed[key] = number
+        return number
+
+    def _is_not_for(self, checkpoint: int, writer: Writer) -> bool:
+        """Whether an open row has the writer's part, or is cut another way, so that it has none of it."""
+        known = self.open.get(checkpoint)
+        return known is not None and (known.num_parts != writer.num_parts or known.has(writer.part))
+
+    def _note_previous(self, checkpoint: int, previous: int | None) -> None:
+        if checkpoint > self.num_known:
+            # Nothing is known of those in between: the path leads through all of them until more is.
+            self.previous += [number - 1 if number else None for number in range(self.num_known, checkpoint)]
+            self._all_known = path_of(self.previous)
+        if checkpoint == self.num_known:
+            self.previous.append(previous)
+            self._all_known = extend_path(self._all_known, checkpoint, previous)
+        elif self.previous[checkpoint] != previous:
+            self.previous[checkpoint] = previous
+            self._all_known = path_of(self.previous)
+            if checkpoint < self.num_checkpoints:
+                self.path = path_of(self.previous[: self.num_checkpoints])
+                self.healed = True
+                self.restart_analysis()
+
+    def _know(self, checkpoint: int, meta: CheckpointMeta) -> None:
+        self.metas[checkpoint] = meta
+        self.open.pop(checkpoint, None)
+        self.last_heard_unix_seconds = time.time()
+        self.last_row_unix_seconds = max(self.last_row_unix_seconds, meta.time_unix_seconds)
+        if checkpoint < self.num_checkpoints:
+            self.healed = True
+            self.restart_analysis()
+        else:
+            self.num_checkpoints = checkpoint + 1
+            is_newest = self.num_checkpoints == self.num_known
+            self.path = self._all_known if is_newest else path_of(self.previous[: self.num_checkpoints])
+        while self.next_checkpoint in self.metas:
+            self.next_checkpoint += 1
 
     def restart_analysis(self) -> None:
         """Forget what was derived; the worker derives it again from the journal."""
@@ -236,17 +227,27 @@ class Run:
         usual = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
         return max(self._stale_after_seconds, 4.0 * usual)
 
-    def recovered(self, metas: Mapping[int, CheckpointMeta], journal_bytes: int) -> None:
+    def recovered(
+        self,
+        metas: Mapping[int, CheckpointMeta],
+        journal_bytes: int,
+        open_rows: Mapping[int, OpenRow] = _NO_OPEN_ROWS,
+    ) -> None:
         """Take in what the journal held at start; ValueError if the checkpoints do not form a path."""
         self.metas = dict(metas)
+        self.open = dict(open_rows)
         self.journal_bytes = journal_bytes
+        known = {number: meta.previous for number, meta in metas.items()}
+        known |= {number: row.previous for number, row in open_rows.items()}
         self.previous = [
-            metas[number].previous if number in metas else (number - 1 if number else None)
-            for number in range(max(metas, default=-1) + 1)
+            known[number] if number in known else (number - 1 if number else None)
+            for number in range(max(known, default=-1) + 1)
         ]
+        self.num_checkpoints = max(metas, default=-1) + 1
         self.last_row_unix_seconds = max((meta.time_unix_seconds for meta in metas.values()), default=0.0)
         self.last_heard_unix_seconds = self.last_row_unix_seconds
-        self.path = path_of(self.previous)
+        self._all_known = path_of(self.previous)
+        self.path = path_of(self.previous[: self.num_checkpoints])
         while self.next_checkpoint in self.metas:
             self.next_checkpoint += 1
 
@@ -258,8 +259,11 @@ class Run:
 
     def check_previous(self, checkpoint: int, previous: int | None) -> None:
         """ValueError if `checkpoint` cannot follow `previous`, or if one after it could then not follow its own."""
-        if checkpoint >= self.num_checkpoints:
-            superseded_by(self.path, previous)
+        if checkpoint > self.num_known:
+            unseen = [number - 1 if number else None for number in range(self.num_known, checkpoint)]
+            superseded_by(path_of([*self.previous, *unseen]), previous)
+        elif checkpoint == self.num_known:
+            superseded_by(self._all_known, previous)
         else:
             path_of([*self.previous[:checkpoint], previous, *self.previous[checkpoint + 1 :]])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +22,7 @@ from trajmon_server.model import CheckpointMeta, RunDescription
 from trajmon_server.runs.analysis import Analysis, advance, start
 from trajmon_server.runs.path import superseded_by
 from trajmon_server.runs.registry import Registry
+from trajmon_server.runs.rows import Rows, settle
 from trajmon_server.runs.run import Run
 from trajmon_server.signals.base import Policy
 from trajmon_server.store import errors as store_errors
@@ -55,7 +56,7 @@ class Worker:
 
     def __init__(self, registry: Registry, journal: Journal, policy: Policy[Any], executor: Executor) -> None:
         self._registry = registry
-        self._journal = journal
+        self._rows = Rows(journal, registry.count_event)
         self._policy = policy
         self._executor = executor
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -117,6 +118,7 @@ class Worker:
                     begin,
                     stop,
                     run.previous.copy(),
+                    set(run.metas),
                 )
             except Exception as error:  # whatever it is: said, counted, tried again; other runs go on
                 run.healed = run.healed or healed
@@ -134,10 +136,13 @@ class Worker:
                 run.failure = ""
                 run.analysis, run.analysed = step.analysis, step.stop
                 # After a restart only headers were read: now the layers' states are known as well.
-                run.metas.update(step.metas)
-                for lost in set(range(begin, step.stop)) - step.metas.keys():
-                    run.lose(lost)
+                run.metas.update({n: meta for n, meta in step.metas.items() if n in run.metas})
+                lost = sorted((set(range(begin, step.stop)) - step.metas.keys()) & run.metas.keys())
+                for checkpoint in lost:
+                    run.lose(checkpoint)
                 run.announce()
+                for checkpoint in lost if run.has_parts else ():
+                    await settle(run, checkpoint, self._rows, self._executor)
 
     def _step(
         self,
@@ -146,6 +151,7 @@ class Worker:
         begin: int,
         stop: int,
         previous: Sequence[int | None],
+        known: Collection[int],
     ) -> _Step:
         """Blocking; sees only what it is given, while the loop goes on with the run."""
         publish: list[PublishRow] = []
@@ -153,7 +159,7 @@ class Worker:
         held = 0
         checkpoint = begin
         while checkpoint < stop and held < BATCH_BYTES:
-            row = self._read(description, checkpoint)
+            row = self._read(description, checkpoint) if checkpoint in known else None
             if row is None:
                 row, meta = _lost(description, checkpoint, previous[checkpoint])
             else:
@@ -163,7 +169,7 @@ class Worker:
             dropped = superseded_by(analysis.path, meta.previous)
             if dropped:
                 analysis = self._rewound(
-                    description, analysis.path[: len(analysis.path) - len(dropped)], previous
+                    description, analysis.path[: len(analysis.path) - len(dropped)], previous, known
                 )
             analysis = advance(analysis, row, meta, description.groups, self._policy)
             checkpoint += 1
@@ -171,12 +177,16 @@ class Worker:
         return _Step(analysis, checkpoint, read)
 
     def _rewound(
-        self, description: RunDescription, path: Sequence[int], previous: Sequence[int | None]
+        self,
+        description: RunDescription,
+        path: Sequence[int],
+        previous: Sequence[int | None],
+        known: Collection[int],
     ) -> Analysis:
         """The analysis of the kept part of a path, from the journal."""
         analysis = start(description.groups, self._policy)
         for checkpoint in path:
-            row = self._read(description, checkpoint)
+            row = self._read(description, checkpoint) if checkpoint in known else None
             if row is None:
                 row, meta = _lost(description, checkpoint, previous[checkpoint])
             else:
@@ -186,7 +196,7 @@ class Worker:
 
     def _read(self, description: RunDescription, checkpoint: int) -> Row | None:
         try:
-            return self._journal.read_row(description.run_id, checkpoint)
+            return self._rows.read(description, checkpoint)
         except store_errors.RowMissingError:
             return None
         except store_errors.RowDamagedError as error:

@@ -23,6 +23,7 @@ class RowKey:
 
     checkpoint: int
     part: int
+    """0: the row as a whole, as it came or as the sum of its parts; p + 1: part p of it, as it came."""
     size_bytes: int
 
 
@@ -92,6 +93,14 @@ class Journal(Protocol):
 
         Reads the headers only: checked for size, not for content. Rows that fail that check are set aside.
         """
+        ...
+
+    def header(self, run_id: str, checkpoint: int, part: int) -> types_pb2.RowHeader:
+        """The header of one record: checked for size, not for content. RowMissingError or RowDamagedError."""
+        ...
+
+    def parts(self, run_id: str, checkpoint: int) -> list[int]:
+        """Part numbers of the checkpoint's stored records, ascending."""
         ...
 
     def count(self, run_id: str) -> int:

@@ -2,7 +2,7 @@
 
     ROOT/tmp/                                       files being written; cleaned at start
     ROOT/<run_id>/run.json, control.json, ...       the run's own small files, opaque to the journal
-    ROOT/<run_id>/rows/<checkpoint:08d>.<part:04d>.row    row records, byte for byte as they came
+    ROOT/<run_id>/rows/<checkpoint:08d>.<part:04d>.row    row records: part 0 is the row as a whole, p + 1 its part p
     ROOT/<run_id>/damaged/<name>.<serial>           records that failed their checksum
 
 A record is written under a temporary name, synced, linked to its final name (which fails if the name is taken, so
@@ -213,7 +213,7 @@ class LocalJournal:
         return [self._layer_row(run_id, layer_index, int(checkpoint)) for checkpoint in checkpoints]
 
     def _layer_row(self, run_id: str, layer_index: int, checkpoint: int) -> NDArray[np.float64]:
-        with self._opened(run_id, checkpoint) as (fd, start, num_layers):
+        with self._opened(run_id, checkpoint, 0) as (fd, start, num_layers):
             if not 0 <= layer_index < num_layers:
                 raise ValueError(f"layer index {layer_index} is not in 0..{num_layers - 1}")
             count = checkpoint + 1
@@ -221,28 +221,28 @@ class LocalJournal:
 
     def read_products(self, run_id: str, checkpoint: int) -> NDArray[np.float64]:
         """See :meth:`Journal.read_products`."""
-        with self._opened(run_id, checkpoint) as (fd, start, num_layers):
+        with self._opened(run_id, checkpoint, 0) as (fd, start, num_layers):
             offset = start + 8 * num_layers * (checkpoint + 1)
             data = os.pread(fd, 8 * num_layers * len(PRODUCTS), offset)
         return np.frombuffer(data, dtype="<f8").reshape(num_layers, len(PRODUCTS))
 
     @contextmanager
-    def _opened(self, run_id: str, checkpoint: int) -> Iterator[tuple[int, int, int]]:
+    def _opened(self, run_id: str, checkpoint: int, part: int) -> Iterator[tuple[int, int, int]]:
         """File descriptor, offset of the payload, number of layers; sizes are checked."""
-        path = self._row_path(run_id, checkpoint, 0)
-        with self._translated(f"read {_name(run_id, checkpoint, 0)}"):
+        path, name = self._row_path(run_id, checkpoint, part), _name(run_id, checkpoint, part)
+        with self._translated(f"read {name}"):
             try:
                 fd = os.open(path, os.O_RDONLY)
             except FileNotFoundError as error:
-                raise _missing(run_id, checkpoint, 0) from error
+                raise _missing(run_id, checkpoint, part) from error
             try:
                 prefix = os.pread(fd, _PREFIX.size, 0)
                 size = os.fstat(fd).st_size
                 magic, header, payload = _PREFIX.unpack(prefix.ljust(_PREFIX.size, b"\0"))
                 num_layers, rest = divmod(payload, payload_bytes(1, checkpoint))
                 if magic != MAGIC or rest or size != _PREFIX.size + header + payload + _DIGEST_BYTES:
-                    self.read_row(run_id, checkpoint)  # sets it aside and raises
-                    raise errors.RowDamagedError(f"{_name(run_id, checkpoint, 0)} is of another checkpoint")
+                    self.read_row(run_id, checkpoint, part)  # sets it aside and raises
+                    raise errors.RowDamagedError(f"{name} is of another checkpoint")
                 yield fd, _PREFIX.size + header, num_layers
             finally:
                 os.close(fd)
@@ -252,14 +252,17 @@ class LocalJournal:
         for key in self.list_rows(run_id):
             if key.part == 0:
                 try:
-                    with self._opened(run_id, key.checkpoint) as (fd, start, _):
-                        header = _parse_header(os.pread(fd, start - _PREFIX.size, _PREFIX.size))
-                    if header is None:
-                        self.read_row(run_id, key.checkpoint)
-                        continue
+                    header = self.header(run_id, key.checkpoint, 0)
                 except errors.RowDamagedError:
                     continue  # it lies in `damaged` and is reported from there
                 yield key.checkpoint, header, key.size_bytes
+
+    def header(self, run_id: str, checkpoint: int, part: int) -> types_pb2.RowHeader:
+        """See :meth:`Journal.header`."""
+        with self._opened(run_id, checkpoint, part) as (fd, start, _):
+            header = _parse_header(os.pread(fd, start - _PREFIX.size, _PREFIX.size))
+        # If it is no header, reading the whole record sets it aside and raises.
+        return self.read_row(run_id, checkpoint, part).header if header is None else header
 
     # Listing
 
@@ -280,6 +283,12 @@ class LocalJournal:
                 if match:
                     keys.append(RowKey(int(match[1]), int(match[2]), entry.stat().st_size))
         return sorted(keys)
+
+    def parts(self, run_id: str, checkpoint: int) -> list[int]:
+        """See :meth:`Journal.parts`."""
+        folder = self._folder(run_id) / "rows"
+        matches = (_ROW_NAME.fullmatch(path.name) for path in folder.glob(f"{checkpoint:08d}.*.row"))
+        return sorted(int(match[2]) for match in matches if match)
 
     def list_runs(self) -> list[str]:
         """See :meth:`Journal.list_runs`."""

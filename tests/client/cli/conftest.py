@@ -18,6 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from numpy.typing import NDArray
 
+from support.server import ServerProcess
 from trajmon.cli import main
 from trajmon_protos.v1 import ingest_pb2, query_pb2, query_pb2_grpc, types_pb2
 
@@ -44,6 +45,10 @@ class KnownRun:
     """[T, p]; a row of NaN is a checkpoint that held NaN."""
     findings: list[types_pb2.IntegrityFinding] = field(default_factory=list)
     steps: int = 100
+    mode: NDArray[np.uint8] | None = None
+    """[T] 1: norm-only training. None: as a server that does not know of it."""
+    lacking: list[query_pb2.OpenCheckpoint] = field(default_factory=list)
+    agent: ingest_pb2.ReportStatusRequest | None = None
 
     @property
     def gram(self) -> Floats:
@@ -69,7 +74,8 @@ class KnownRun:
         entries = cosines(self.gram)
         means = [_mean(entries[: i + 1, : i + 1]) for i in range(t)]
         relative = [_mean(self.relative_map(0)[1][:i, :i]) for i in range(t)]
-        return {
+        modes: dict[str, NDArray[Any]] = {} if self.mode is None else {"mode": self.mode}
+        return modes | {
             "checkpoint": np.arange(t),
             "step": np.arange(t) * self.steps,
             "mds": np.array(means, dtype=np.float64),
@@ -94,7 +100,12 @@ class KnownRun:
             last_step=max(0, t - 1) * self.steps,
             last_time_unix_seconds=1.7e9 if t else 0.0,
             parameters=self.points.shape[1],
+            open_checkpoints=len(self.lacking),
         )
+        if self.mode is not None:
+            summary.mode = (
+                types_pb2.TRAINING_MODE_NORM_ONLY if self.mode[-1] else types_pb2.TRAINING_MODE_FULL
+            )
         mean = _mean(cosines(self.gram))
         if np.isfinite(mean):
             summary.mean_directional_similarity = mean
@@ -127,11 +138,28 @@ def walk(t: int, seed: int = 0, p: int = 400) -> Floats:
     return np.array(points[:t]).reshape(t, p)
 
 
+def in_spans(t: int, *spans: tuple[int, int]) -> NDArray[np.uint8]:
+    """1 within the spans, last ones exclusive, else 0: [t]."""
+    mode = np.zeros(t, dtype=np.uint8)
+    for start, stop in spans:
+        mode[start:stop] = 1
+    return mode
+
+
 def _runs() -> dict[str, KnownRun]:
     holes = walk(60, seed=3)
     holes[[17, 18, 40]] = np.nan
     finding = types_pb2.IntegrityFinding(
         kind="identical_checkpoints", checkpoint=4, text="checkpoints 3 and 4 hold identical bytes"
+    )
+    lacking = [
+        query_pb2.OpenCheckpoint(
+            checkpoint=7 + i, attempt=2, num_parts=64, missing_parts=range(i, 12 * i + 2)
+        )
+        for i in range(5)
+    ]
+    agent = ingest_pb2.ReportStatusRequest(
+        checkpoints_recorded=19, checkpoints_pending=12, checkpoints_uncomputed=4, lag_seconds=40.2
     )
     found = [
         KnownRun("resnet20", walk(60, seed=1)),
@@ -143,6 +171,9 @@ def _runs() -> dict[str, KnownRun]:
         KnownRun("undefined", np.full((6, 4), np.nan)),
         KnownRun("frozen", np.ones((4, 3))),
         KnownRun(EVIL_NAME, walk(3)),
+        KnownRun("switched", walk(60, seed=5), mode=in_spans(60, (20, 35), (48, 60))),
+        KnownRun("alternating", walk(400, seed=6), mode=(np.arange(400) // 40 % 2).astype(np.uint8)),
+        KnownRun("parts", walk(7, seed=7), lacking=lacking, agent=agent),
     ]
     return {run.name: run for run in found}
 
@@ -150,7 +181,7 @@ def _runs() -> dict[str, KnownRun]:
 def array_chunks(arrays: dict[str, NDArray[Any]], piece: int = 10_000) -> Iterator[types_pb2.ArrayChunk]:
     """Arrays in pieces, as the wire contract says; an empty one is one piece."""
     for name, array in arrays.items():
-        dtype = "<i8" if array.dtype.kind == "i" else "<f8"
+        dtype = {"i": "<i8", "u": "|u1"}.get(array.dtype.kind, "<f8")
         data = np.ascontiguousarray(array, dtype=dtype).tobytes()
         for offset in range(0, max(len(data), 1), piece):
             yield types_pb2.ArrayChunk(
@@ -213,7 +244,9 @@ class KnownRuns(query_pb2_grpc.QueryServiceServicer):
 
     def GetRun(self, request: Any, context: Any) -> query_pb2.GetRunResponse:
         run = self._run(request.run, context)
-        return query_pb2.GetRunResponse(summary=run.summary(), findings=run.findings)
+        return query_pb2.GetRunResponse(
+            summary=run.summary(), findings=run.findings, open=run.lacking, agent=run.agent
+        )
 
     def GetMap(self, request: Any, context: Any) -> Iterator[query_pb2.GetMapResponse]:
         run = self._run(request.run, context)
@@ -236,6 +269,8 @@ class KnownRuns(query_pb2_grpc.QueryServiceServicer):
             "checkpoint": numbers,
             "step": numbers * run.steps,
         }
+        if run.mode is not None:
+            arrays["mode"] = run.mode[numbers]
         for chunk in array_chunks(arrays):
             yield query_pb2.GetMapResponse(chunk=chunk)
 
@@ -273,6 +308,14 @@ def served() -> Iterator[Served]:
     server.start()
     yield Served(f"127.0.0.1:{port}", servicer.runs)
     server.stop(None).wait()
+
+
+@pytest.fixture(scope="module")
+def monitor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """The monitor server itself, without runs at first."""
+    started = ServerProcess(tmp_path_factory.mktemp("monitor") / "home").start()
+    yield started
+    assert started.stop() == 0
 
 
 @pytest.fixture

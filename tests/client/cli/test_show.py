@@ -23,7 +23,7 @@ def wide(columns: int) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 110, 160, 240])
-@pytest.mark.parametrize("run", ["five", "resnet20", "long", "holes", "undefined", "single", "frozen"])
+@pytest.mark.parametrize("run", ["five", "resnet20", "long", "holes", "undefined", "single", "frozen", "switched", "parts"])
 def test_show_fits_the_width(trajmon: Trajmon, run: str, width: int) -> None:
     result = trajmon("show", run, env=wide(width))
     assert result.exit_code == 0

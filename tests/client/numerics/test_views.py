@@ -28,6 +28,24 @@ def test_interleaved_by_heads_with_one_extent_left_open() -> None:
     assert [part.start for part in parts] == [0, 1, 2]
 
 
+def test_parts_of_given_sizes() -> None:
+    parts = split(View("qkv", (2, 4, -1, 5), 1, QKV, (2, 1, 1)), "w", (24, 5))
+    assert [part.shape for part in parts] == [(2, 2, 3, 5), (2, 1, 3, 5), (2, 1, 3, 5)]
+    assert [part.start for part in parts] == [0, 2, 3]
+    with pytest.raises(ViewError) as caught:
+        split(View("w$", None, 0, QKV, (2, 1, 2)), "a.w", (4, 12))
+    assert str(caught.value) == (
+        "view 'w$' on 'a.w' with shape (4, 12): sizes (2, 1, 2) do not add up to axis 0 of (4, 12)"
+    )
+
+
+@pytest.mark.parametrize("sizes", [(2, 1), (2, 1, 0)])
+def test_bad_sizes(sizes: tuple[int, ...]) -> None:
+    with pytest.raises(ViewError) as caught:
+        View("w", None, 0, QKV, sizes)
+    assert str(caught.value) == f"view 'w': sizes {sizes} must be one from 1 for each of ('q', 'k', 'v')"
+
+
 def test_a_bias() -> None:
     assert [part.shape for part in split(View("b", (2, 3, -1), 1, QKV), "b", (24,))] == [(2, 1, 4)] * 3
 

@@ -86,24 +86,6 @@ print(recorder.checkpoint(), recorder.checkpoint(), recorder.status.recorded, re
     assert set(names(RunDir.of(home, "run").snapshots)) >= {"00000001.snap", "00000002.snap"}
 
 
-def test_ranks_other_than_0_record_nothing(home: Path) -> None:
-    body = """
-import torch.distributed as dist
-recorder.close()
-meeting = "file://" + os.environ["TRAJMON_HOME"] + "/meet"
-dist.init_process_group("gloo", init_method=meeting, rank=0, world_size=1)
-other = trajmon.watch(training.model, run="other", server="127.0.0.1:1")
-print(dist.get_rank(), other.status.state)
-torch.distributed.get_rank = lambda: 1
-second = trajmon.watch(training.model, run="third", server="127.0.0.1:1")
-print(second.status.state, second.status.reason, second.checkpoint(), second.advice.state)
-dist.destroy_process_group()
-"""
-    ended = run_program(body, "127.0.0.1:1")
-    assert ended.stdout == "0 recording\nclosed rank 0 records, this is rank 1 None unknown\n", ended.stderr
-    assert not (home / "client" / "third").exists()
-
-
 def test_closing_with_a_dead_agent_still_reports_the_end(home: Path, server: IngestServer) -> None:
     training = Training()
     recorder = trajmon.watch(training.model, run="run", server=server.address, strict=True)

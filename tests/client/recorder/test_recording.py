@@ -7,6 +7,7 @@ import os
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 import trajmon
-import trajmon._watch
+import trajmon._opening
 from client.recording import (  # noqa: TID251 # tests/client, on the path of the tests
     IngestServer,
     StoredRun,
@@ -24,6 +25,7 @@ from client.recording import (  # noqa: TID251 # tests/client, on the path of th
 from client.training import Training, gram_of  # noqa: TID251 # the same
 from trajmon._files import lock_holder
 from trajmon._settings import Limits
+from trajmon.errors import RefusedError
 from trajmon.rundir import RunDir
 from trajmon_protos.record import LayerStatus
 from trajmon_protos.v1 import ingest_pb2
@@ -31,7 +33,7 @@ from trajmon_protos.v1 import ingest_pb2
 
 @pytest.fixture
 def quick_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trajmon._watch, "LIMITS", Limits(agent_restart_seconds=0.0))
+    monkeypatch.setattr(trajmon._opening, "LIMITS", Limits(agent_restart_seconds=0.0))
 
 
 def finish(recorder: trajmon.Recorder) -> None:
@@ -283,3 +285,48 @@ def sockets() -> set[str]:
         if target.startswith("socket:"):
             found.add(target)
     return found
+
+
+def test_snapshots_elsewhere_and_a_copy_through_a_file(
+    home: Path, server: IngestServer, tmp_path: Path
+) -> None:
+    training = Training()
+    fast = tmp_path / "fast disk"
+    options: dict[str, Any] = {"run": "run", "server": server.address, "snapshot_dir": fast, "strict": True}
+    recorder = trajmon.watch(training.model, memory_budget_bytes=0, **options)
+    kept = [training.parameters()]
+    for step in training.legs(2):
+        recorder.checkpoint(step=step)
+        kept.append(training.parameters())
+    run_dir = RunDir.of(home, "run")
+    assert not run_dir.slot_file.exists()
+    assert names(fast / "run") == ["00000000.snap", "00000001.snap", "00000002.snap"]
+    finish(recorder)
+    row = server.run("run").rows[2]
+    for layer, name in enumerate(kept[0]):
+        assert row.gram[layer] == pytest.approx([kept[2][name] @ other[name] for other in kept], rel=1e-12)
+    # A run that exists keeps its snapshots where they are.
+    second = trajmon.watch(training.model, run="run", server=server.address, resume="must", strict=True)
+    assert second.checkpoint() == 3
+    finish(second)
+    assert "00000003.snap" in names(fast / "run")
+
+
+def test_a_snapshot_folder_that_cannot_be_is_refused(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    training = Training()
+    with pytest.raises(RefusedError, match=r"file/run cannot be written: Not a directory; give another"):
+        trajmon.watch(training.model, run="run", snapshot_dir=tmp_path / "file", strict=True)
+    with pytest.raises(RefusedError, match="memory_budget_bytes=-1 is not at least 0"):
+        trajmon.watch(training.model, run="run", memory_budget_bytes=-1, strict=True)
+    first = trajmon.watch(training.model, run="old", server="127.0.0.1:1", strict=True)
+    first.close(timeout=0.0)
+    with pytest.raises(RefusedError, match=r"run 'old' has its snapshots in .*; leave snapshot_dir= out"):
+        trajmon.watch(
+            training.model,
+            run="old",
+            server="127.0.0.1:1",
+            resume="must",
+            snapshot_dir=tmp_path / "new",
+            strict=True,
+        )

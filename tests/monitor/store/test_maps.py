@@ -26,7 +26,7 @@ def _publish_rows(make_row: RowMaker, start: int, stop: int, num_layers: int = 3
 
 
 def _joined(path: Path, prefix: str = "") -> NDArray[np.float64]:
-    with xr.open_zarr(path) as ds:
+    with xr.open_zarr(path, chunks=None) as ds:
         joined: NDArray[np.float64] = ds[f"{prefix}gram"].fillna(ds[f"{prefix}gram_tail"]).values
         return joined
 
