@@ -8,7 +8,7 @@ TOOLS := $(VENV)-tools/.ready
 PIP := -m pip --disable-pip-version-check install --quiet --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format lint types imports proto proto-check bench faults distributed promtool clean
+.PHONY: help venv demo test check format lint types imports proto proto-check bench faults distributed zero3 promtool clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,15 @@ faults: $(READY) promtool  ## kill, freeze and fill the disk of real processes, 
 distributed: $(READY)  ## every way to shard over 2, 3 and 4 processes, restarts, other numbers of processes: long
 	$(BIN)/python -m pytest --quiet --override-ini "norecursedirs=.* v1" --override-ini faulthandler_timeout=0 --timeout 900 tests/distributed
 
+# DeepSpeed's build imports PyTorch: it is installed beside the environment, without one of its own.
+$(VENV)-deepspeed/.ready: $(READY)
+	@DS_BUILD_OPS=0 $(BIN)/python $(PIP) --target $(VENV)-deepspeed --no-deps --no-build-isolation 'deepspeed==0.19.8' \
+	  hjson py-cpuinfo ninja einops msgpack nvidia-ml-py
+	@touch $@
+
+zero3: $(VENV)-deepspeed/.ready  ## the sharded recording under DeepSpeed ZeRO-3
+	PYTHONPATH=$(VENV)-deepspeed $(BIN)/python -m pytest --quiet --override-ini "norecursedirs=.* v1" --timeout 300 tests/zero3
+
 # The Debian package starts a service when it is installed; run level 1 keeps it from doing so.
 promtool:  ## install prometheus and promtool (Debian package) unless they are there
 	@command -v promtool >/dev/null && command -v prometheus >/dev/null && exit 0; \
@@ -91,5 +100,5 @@ proto-check: $(READY) $(TOOLS)  ## lint the .proto files; regeneration must give
 	{ echo "the stubs are not what the .proto files give; run: make proto" >&2; exit 1; }
 
 clean:  ## remove environments, caches and outputs
-	rm -rf $(VENV) $(VENV)-tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist out trajmon-demo
+	rm -rf $(VENV) $(VENV)-tools $(VENV)-deepspeed .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist out trajmon-demo
 	find client monitor protos tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -15,7 +15,8 @@ __all__ = ["sync"]
 def sync(run: str | None) -> None:
     """Hand in the checkpoints of RUN that wait on this machine; without RUN, those of every run."""
     known = list_run_dirs(home())
-    chosen = [found for found in known if run in (None, found.name)]
+    # The parts of a sharded run lie in folders RUN~CUT~RANK.
+    chosen = [found for found in known if run in (None, found.name, found.name.partition("~")[0])]
     if run is not None and not chosen:
         names = ", ".join(found.name for found in known[:12]) or "none"
         raise Problem(f"no run {run!r} was recorded on this machine in {home()}; there are: {names}")

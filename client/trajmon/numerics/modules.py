@@ -23,6 +23,7 @@ __all__ = ["Owned", "is_instance", "is_norm_module", "owned_parameters", "submod
 _WRAPPERS: Final = (
     ("torch.nn.parallel.distributed", "DistributedDataParallel", "module"),
     ("torch.nn.parallel.data_parallel", "DataParallel", "module"),
+    ("deepspeed.runtime.engine", "DeepSpeedEngine", "module"),
     ("torch._dynamo.eval_frame", "OptimizedModule", "_orig_mod"),
     (
         "torch.distributed.algorithms._checkpoint.checkpoint_wrapper",
