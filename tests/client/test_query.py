@@ -194,6 +194,9 @@ def test_a_map_and_what_was_asked() -> None:
         )
     np.testing.assert_array_equal(result.gram, np.eye(3) * 2)
     np.testing.assert_array_equal(result.step, [0, 10, 20])
+    # This server does not know of modes.
+    assert result.mode.dtype == np.uint8
+    assert result.mode.tolist() == [0, 0, 0]
     assert (result.scope, result.relative_to, result.kernel) == ("layer:a", 0, "polynomial")
     request, authorization, remaining = asked[0]
     assert authorization == "Bearer secret"
@@ -218,6 +221,14 @@ def test_a_map_and_what_was_asked() -> None:
             [*chunks_of("map", np.eye(2)), *good_map()[2:]],
             "server sent array map with shape (2, 2) for 3 checkpoints",
         ),
+        (
+            [*good_map(), *chunks_of("mode", np.zeros(2), dtype="|u1")],
+            "server sent array mode with shape (2,) for 3 checkpoints",
+        ),
+        (
+            [*good_map(), *chunks_of("mode", np.zeros(3))],
+            "server sent array mode with dtype <f8, not |u1",
+        ),
     ],
 )
 def test_a_map_that_is_none(chunks: list[Chunk], text: str) -> None:
@@ -235,6 +246,30 @@ def test_hallmarks_of_different_lengths() -> None:
     with scripted(lambda *_: sent) as client, pytest.raises(BrokenReplyError) as caught:
         client.get_hallmarks("r")
     assert str(caught.value) == "server sent hallmarks of different lengths"
+
+
+def test_modes_come_as_the_server_sends_them() -> None:
+    modes = chunks_of("mode", [0, 1, 1], dtype="|u1")
+    with scripted(lambda *_: replies([*good_map(), *modes])) as client:
+        assert client.get_map("r").mode.tolist() == [0, 1, 1]
+    numbers = chunks_of("checkpoint", np.arange(3), dtype="<i8")
+    sent = [query_pb2.GetHallmarksResponse(chunk=chunk) for chunk in [*numbers, *modes]]
+    with scripted(lambda *_: sent) as client:
+        assert client.get_hallmarks("r")["mode"].tolist() == [0, 1, 1]
+    with scripted(lambda *_: sent[:-1]) as client:
+        modes_of_old = client.get_hallmarks("r")["mode"]
+    assert modes_of_old.dtype == np.uint8
+    assert modes_of_old.tolist() == [0, 0, 0]
+
+
+def test_hallmarks_with_modes_of_another_kind() -> None:
+    pieces = [*chunks_of("checkpoint", np.arange(3), dtype="<i8"), *chunks_of("mode", np.zeros(3))]
+    sent = [query_pb2.GetHallmarksResponse(chunk=chunk) for chunk in pieces]
+    with (
+        scripted(lambda *_: sent) as client,
+        pytest.raises(BrokenReplyError, match=r"^server sent array mode with dtype <f8, not \|u1$"),
+    ):
+        client.get_hallmarks("r")
 
 
 def test_a_list_of_runs_without_end() -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import IO, cast
+from typing import cast
 
 import click
-import numpy as np
 
-from trajmon.cli.files import check_folder, write_csv, write_figure, write_whole
+from trajmon.cli.files import check_folder, write_csv, write_figure, write_npz
 from trajmon.cli.session import CHECKPOINT, Problem, open_client, run_argument, scope_option, server_option
-from trajmon.query import KERNELS, Kernel, MapResult
+from trajmon.query import KERNELS, Kernel
 
 __all__ = ["SUFFIXES", "export"]
 
@@ -73,7 +71,7 @@ def export(
             f"run {run} has no checkpoints to export here: record some, or widen --start and --stop"
         )
     if out.suffix.lower() == ".npz":
-        _write_npz(out, run, result)
+        write_npz(out, run, result)
     elif out.suffix.lower() == ".csv":
         write_csv(out, result)
     else:
@@ -81,26 +79,6 @@ def export(
         from trajmon.cli.picture import make_picture
         from trajmon.plot.figure import map_figure
 
-        picture = replace(make_picture(run, result, scale == "fitted", low), mode=result.mode)
+        picture = make_picture(run, result, scale == "fitted", low)
         write_figure(out, map_figure(picture))
     click.echo(f"wrote {out}: {len(result.checkpoint)} checkpoints of {scope}")
-
-
-def _write_npz(path: Path, run: str, result: MapResult) -> None:
-    """The arrays of the map, its `scope`, and `run`, `kernel`, `relative_to` (-1: the origin)."""
-
-    def write(file: IO[bytes]) -> None:
-        np.savez(
-            file,
-            map=result.map,
-            gram=result.gram,
-            checkpoint=result.checkpoint,
-            step=result.step,
-            mode=result.mode,
-            scope=np.array(result.scope),
-            run=np.array(run),
-            kernel=np.array(result.kernel),
-            relative_to=np.array(-1 if result.relative_to is None else result.relative_to),
-        )
-
-    write_whole(path, write)

@@ -47,7 +47,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
 
 
 def write_npz(path: Path, run: str, result: MapResult) -> None:
-    """`map`, `gram`, `checkpoint`, `step`, `scope`, and `run`, `kernel`, `relative_to` (-1: the origin)."""
+    """The arrays of the map, its `scope`, and `run`, `kernel`, `relative_to` (-1: the origin)."""
 
     def write(file: IO[bytes]) -> None:
         np.savez(
@@ -56,6 +56,7 @@ def write_npz(path: Path, run: str, result: MapResult) -> None:
             gram=result.gram,
             checkpoint=result.checkpoint,
             step=result.step,
+            mode=result.mode,
             scope=np.array(result.scope),
             run=np.array(run),
             kernel=np.array(result.kernel),

@@ -53,4 +53,5 @@ def make_picture(run: str, result: MapResult, fitted: bool, low: float | None) -
         mean=mean_of(result),
         symbol=symbol,
         entry_name=entry_name(result),
+        mode=result.mode,
     )

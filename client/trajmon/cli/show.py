@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +97,7 @@ def show(
         from trajmon.plot.figure import overview_figure
 
         floats = {key: np.asarray(array, dtype=np.float64) for key, array in hallmarks.items()}
-        picture = replace(make_picture(name, result, scale == "fitted", low), mode=result.mode)
+        picture = make_picture(name, result, scale == "fitted", low)
         write_figure(out, overview_figure(picture, floats))
         click.echo(f"wrote {out}", err=as_json)
 

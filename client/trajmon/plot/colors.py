@@ -15,8 +15,8 @@ ScaleKind = Literal["fixed", "fitted"]
 UNDEFINED_RGB = (226, 177, 96)
 """Sand: no entry of the colormap is near it, with full colour vision or without."""
 
-SWITCH_RGB = (196, 98, 45)
-"""Rust: lines where training switched to norm-only or back; unlike the colormap and unlike undefined."""
+SWITCH_RGB = (214, 51, 108)
+"""Crimson: where training switched to norm-only or back. Seen on all of the colormap, and unlike undefined."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,7 @@ def overview_figure(picture: Picture, hallmarks: Mapping[str, NDArray[np.float64
         if norm_only_spans(mode):
             halves[1].legend(
                 handles=[Patch(facecolor=_SHADE, edgecolor=_SWITCH, label="norm-only training")],
-                loc="outside lower right",
+                loc="outside lower center",
                 handlelength=1.0,
             )
     return figure
@@ -171,18 +172,16 @@ def _draw_map(axis: Axes, picture: Picture) -> None:
         direction.set_major_formatter(names)
     bar = axis.figure.colorbar(image, ax=axis, fraction=0.046, pad=0.03, label=picture.entry_name)
     bar.outline.set_linewidth(0.6)
-    handles: list[Artist] = []
     if np.isnan(picture.entries).any():
-        handles.append(Patch(color=_UNDEFINED, label="undefined"))
-    if picture.mode is not None and norm_only_spans(picture.mode):
-        handles.append(_draw_switches(axis, picture.mode, picture.checkpoint))
-    if handles:
         axis.legend(
-            handles=handles,
+            handles=[Patch(color=_UNDEFINED, label="undefined")],
             loc="upper right",
             bbox_to_anchor=(1.0, -0.07),
             handlelength=1.0,
         )
+    if picture.mode is not None and norm_only_spans(picture.mode):
+        key = _draw_switches(axis, picture.mode, picture.checkpoint)
+        axis.figure.legend(handles=[key], loc="outside lower center", handlelength=1.0)
 
 
 def _draw_switches(axis: Axes, mode: NDArray[np.uint8], checkpoint: NDArray[np.int64]) -> Artist:
@@ -202,7 +201,7 @@ def _draw_switches(axis: Axes, mode: NDArray[np.uint8], checkpoint: NDArray[np.i
             solid_capstyle="butt",
             clip_on=False,
         )
-    words = f"norm-only training: {span_words(spans, checkpoint)}"
+    words = fill(f"norm-only training: {span_words(spans, checkpoint)}", 60)
     return Line2D([], [], color=_SWITCH, linewidth=2.5, solid_capstyle="butt", label=words)
 
 

@@ -73,7 +73,8 @@ class KnownRun:
             angle[i] = np.degrees(np.arccos(np.clip(dot / (lengths[i - 1] * lengths[i - 2]), -1, 1)))
         entries = cosines(self.gram)
         means = [_mean(entries[: i + 1, : i + 1]) for i in range(t)]
-        relative = [_mean(self.relative_map(0)[1][:i, :i]) for i in range(t)]
+        about_first = self.relative_map(0)[1] if t else entries
+        relative = [_mean(about_first[:i, :i]) for i in range(t)]
         modes: dict[str, NDArray[Any]] = {} if self.mode is None else {"mode": self.mode}
         return modes | {
             "checkpoint": np.arange(t),

@@ -27,6 +27,7 @@ def test_npz_holds_map_gram_step_checkpoint_and_scope(trajmon: Trajmon, served: 
         np.testing.assert_allclose(file["map"], (points @ points.T) / np.outer(lengths, lengths), atol=1e-14)
         np.testing.assert_array_equal(file["checkpoint"], np.arange(60))
         np.testing.assert_array_equal(file["step"], np.arange(60) * 100)
+        np.testing.assert_array_equal(file["mode"], np.zeros(60, dtype=np.uint8))
         assert str(file["scope"]) == "group:norm"
         assert str(file["run"]) == "resnet20"
         assert (str(file["kernel"]), int(file["relative_to"])) == ("linear", -1)
@@ -41,6 +42,14 @@ def test_relative_map_leaves_its_checkpoint_out(trajmon: Trajmon, served: Any, t
         np.testing.assert_allclose(file["map"], shifted @ shifted.T / np.outer(lengths, lengths), atol=1e-12)
         assert 7 not in file["checkpoint"]
         assert int(file["relative_to"]) == 7
+
+
+def test_npz_says_which_checkpoints_were_norm_only(trajmon: Trajmon, served: Any, tmp_path: Path) -> None:
+    out = tmp_path / "map.npz"
+    assert trajmon("export", "switched", "--start", "15", "--stop", "40", "--out", str(out)).exit_code == 0
+    with np.load(out) as file:
+        assert file["mode"].dtype == np.uint8
+        np.testing.assert_array_equal(file["mode"], served.runs["switched"].mode[15:40])
 
 
 def test_kernel_and_range_reach_the_server(trajmon: Trajmon, served: Any, tmp_path: Path) -> None:
@@ -82,7 +91,7 @@ def test_csv_reads_back_to_the_last_bit_with_gaps_where_undefined(
     assert np.isnan(entries[17]).all()
 
 
-@pytest.mark.parametrize("run", ["resnet20", "five", "single", "holes", "undefined", "frozen", "long"])
+@pytest.mark.parametrize("run", ["resnet20", "single", "holes", "undefined", "frozen", "long", "switched"])
 @pytest.mark.parametrize("scale", ["fixed", "fitted"])
 def test_png_is_a_picture(trajmon: Trajmon, run: str, scale: str, tmp_path: Path) -> None:
     out = tmp_path / "MAP.PNG"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from trajmon.plot.colors import UNDEFINED_RGB, Scale, choose_scale, colormap, to_rgb
+from trajmon.plot.colors import SWITCH_RGB, UNDEFINED_RGB, Scale, choose_scale, colormap, to_rgb
 from trajmon.plot.curves import curve_lines
 from trajmon.plot.figure import Picture, map_figure, overview_figure
+from trajmon.plot.modes import Span, norm_only_spans, span_words, switch_positions
 from trajmon.plot.terminal import count_undefined, legend, map_lines, resample, ticks
 
 
@@ -33,7 +38,12 @@ def test_colormap_darkens_in_equal_steps() -> None:
 
 
 def test_undefined_is_unlike_every_colour() -> None:
-    distance = np.abs(colormap(256).astype(int) - np.array(UNDEFINED_RGB)).max(axis=1)
+    others = np.vstack([colormap(256), SWITCH_RGB]).astype(int)
+    assert np.abs(others - np.array(UNDEFINED_RGB)).max(axis=1).min() > 60
+
+
+def test_a_switch_is_seen_on_every_colour() -> None:
+    distance = np.abs(colormap(256).astype(int) - np.array(SWITCH_RGB)).max(axis=1)
     assert distance.min() > 60
 
 
@@ -152,6 +162,55 @@ def test_gaps_stay_gaps() -> None:
     assert lines == ["*  *"]
 
 
+def test_switches_stand_where_a_curve_leaves_room() -> None:
+    values = np.array([0.0, 0.0, 1.0, 1.0])
+    assert curve_lines(values, 4, 2, dots=False, switches=[2]) == [" |**", "***"]
+    assert curve_lines(values, 2, 1, dots=True, switches=[2]) == curve_lines(values, 2, 1, dots=True)
+    many = np.zeros(1000)
+    many[999] = 1.0
+    above = curve_lines(many, 20, 2, dots=True, switches=[100, 750])[0]
+    assert [i for i, sign in enumerate(above) if sign == "│"] == [2, 15]
+
+
+@given(mode=st.lists(st.integers(0, 3), max_size=40))
+def test_spans_and_switches_tell_the_modes(mode: list[int]) -> None:
+    array = np.array(mode, dtype=np.uint8)
+    spans = norm_only_spans(array)
+    inside = {i for span in spans for i in range(span.start, span.stop)}
+    assert inside == {i for i, one in enumerate(mode) if one == 1}
+    assert all(left.stop < right.start for left, right in itertools.pairwise(spans))
+    edges = {edge for span in spans for edge in (span.start, span.stop)}
+    assert switch_positions(array) == sorted(edges - {0, len(mode)})
+
+
+@pytest.mark.parametrize(
+    ("spans", "words"),
+    [
+        ([Span(0, 5)], "checkpoints 10 to 50"),
+        ([Span(2, 3)], "checkpoint 30"),
+        ([Span(0, 1), Span(2, 4)], "checkpoints 10, 30 to 40"),
+        ([Span(0, 1), Span(2, 3), Span(4, 5)], "checkpoints 30, 50, and 1 span before"),
+    ],
+)
+def test_spans_in_words_by_the_numbers_of_checkpoints(spans: list[Span], words: str) -> None:
+    assert span_words(spans, np.array([10, 20, 30, 40, 50]), most=2) == words
+
+
+@pytest.mark.parametrize("t", [3, 40, 500])
+def test_lines_of_switches_keep_the_size_of_the_map(t: int) -> None:
+    mode = (np.arange(t) == t - 2).astype(np.uint8)
+    for color in (False, True):
+        arguments = (np.ones((t, t)), np.arange(t), Scale(0, 1), 30, color)
+        plain, marked = map_lines(*arguments), map_lines(*arguments, mode)
+        # One line more, the bar, and that one not empty even for one checkpoint of 500.
+        assert len(marked) == len(plain) + 1
+        assert marked[-3].plain.strip(" ") != ""
+        assert [line.cell_len for line in marked[:-3]] == [line.cell_len for line in plain[:-2]]
+        assert [line.plain for line in map_lines(*arguments, np.zeros(t, dtype=np.uint8))] == [
+            line.plain for line in plain
+        ]
+
+
 def texts(figure: Figure) -> list[str]:
     # A set, because artists of a part of a figure are found twice.
     return [artist.get_text() for artist in set(figure.findobj(Text))]
@@ -175,6 +234,48 @@ def test_figure_says_what_it_shows() -> None:
     assert found.count("undefined") == 4  # three panels, and the legend of the map
     assert "MDS" in found
     figure.savefig("/dev/null", format="png")
+
+
+def test_figure_draws_where_training_switched() -> None:
+    mode = np.array([1, 0, 0, 1, 1, 0], dtype=np.uint8)
+    checkpoint = np.array([0, 1, 2, 5, 6, 8])
+    picture = Picture("r", np.eye(6), checkpoint, Scale(0, 1), 0.5, mode=mode)
+    hallmarks = {
+        "checkpoint": checkpoint.astype(float),
+        "mds": np.linspace(1, 0.5, 6),
+        "mode": mode.astype(float),
+    }
+    figure = overview_figure(picture, hallmarks)
+    crimson = "#" + bytes(SWITCH_RGB).hex()
+    on_map, *on_curves = (axis for axis in figure.axes if axis.get_xlabel() == "checkpoint" or axis.lines)
+    drawn = [np.asarray(line.get_xydata()) for line in on_map.lines if line.get_color() == crimson]
+    upright = sorted(float(line[0, 0]) for line in drawn if line[0, 0] == line[1, 0])
+    level = sorted(float(line[0, 1]) for line in drawn if line[0, 0] == 0)
+    # Between the entries on the map, and halfway between the numbers on the curves.
+    assert upright == level == [0.5, 2.5, 4.5]
+    bars = [line[:, 0].tolist() for line in drawn if line[0, 1] == 1.008]
+    assert bars == [[-0.5, 0.5], [2.5, 4.5]]
+    assert len(on_curves) == 4
+    for axis in on_curves:
+        lines = [line for line in axis.lines if line.get_color() == crimson]
+        assert [float(np.asarray(line.get_xdata())[0]) for line in lines] == [0.5, 3.5, 7.0]
+        shades = [patch for patch in axis.patches if isinstance(patch, Rectangle)]
+        assert [to_hex(patch.get_facecolor()) for patch in shades] == [crimson] * 2
+        assert [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in shades] == [
+            (-0.5, 0.5),
+            (3.5, 7.0),
+        ]
+    found = texts(figure)
+    assert "norm-only training: checkpoints 0, 5 to 6" in found
+    assert "norm-only training" in found
+    assert "norm-only training: checkpoints 0, 5 to 6" in texts(map_figure(picture))
+    figure.savefig("/dev/null", format="png")
+
+
+def test_figure_without_norm_only_training_has_no_key_of_it() -> None:
+    picture = Picture("r", np.eye(2), np.arange(2), Scale(0, 1), 0.5, mode=np.zeros(2, dtype=np.uint8))
+    hallmarks = {"checkpoint": np.arange(2.0), "mds": np.ones(2), "mode": np.zeros(2)}
+    assert not any("norm-only" in text for text in texts(overview_figure(picture, hallmarks)))
 
 
 def test_figure_without_checkpoints() -> None:
