@@ -17,6 +17,7 @@ from trajmon.numerics.views import View
 from trajmon.rundir import RunDir
 from trajmon.schedules import Schedule, parse_schedule
 from trajmon.sharding.opening import has_shards
+from trajmon.snapshots.format import CopyMode
 from trajmon.switch.actor import OnAdvice
 from trajmon_protos.names import RUN_NAME
 
@@ -42,10 +43,15 @@ class Options:
     tags: Sequence[str] = ()
     groups: Mapping[str, str | Sequence[str]] | None = None
     views: Sequence[View] = ()
+    family: str | None = "auto"
+    """Views and groups of a known architecture: found, named, or None for none."""
     resume: Resume = "allow"
     """With `allow`, a resumed training continues its run; one that starts from the beginning never does."""
+    copy: CopyMode = "wait"
     home: str | os.PathLike[str] | None = None
+    snapshot_dir: str | os.PathLike[str] | None = None
     snapshot_budget_bytes: int | None = None
+    memory_budget_bytes: int | None = None
     agent_threads: int | None = None
     strict: bool = False
     on_advice: OnAdvice = "log"
@@ -59,6 +65,8 @@ class Options:
         parse_schedule(self.every)
         if self.resume not in get_args(Resume):
             raise ValueError(f'resume={self.resume!r} is not one of "never", "allow", "must"')
+        if self.copy not in get_args(CopyMode):
+            raise ValueError(f'copy={self.copy!r} is not one of "wait", "overlap"')
         if self.on_advice not in get_args(OnAdvice):
             raise ValueError(f'on_advice={self.on_advice!r} is not one of "log", "callback", "switch"')
         if (self.on_advice == "callback") != (self.advice_callback is not None):

@@ -87,7 +87,7 @@ class Follower:
             self._state = {"format": _FORMAT, "asked": self.options.run, "run": name, "step": step}
             self._enter_switch(model, optimizers, before.get("switch"))
             self._end_earlier(name)
-            self._recorder = self._watch(model, optimizers[0] if optimizers else None, name, resume)
+            self._recorder = self._watch(model, optimizers, name, resume)
             self._open = True
             _open_followers.add(self)
             # A framework that forgets its callback must not keep the run from the next one. At the exit of the
@@ -210,22 +210,33 @@ class Follower:
             if follower._state.get("run") == name and home_directory(follower.options.home) == home:
                 follower.end()
 
-    def _watch(self, model: nn.Module, optimizer: object | None, name: str, resume: Resume) -> Recorder:
+    def _watch(self, model: nn.Module, optimizers: Sequence[object], name: str, resume: Resume) -> Recorder:
         options = self.options
+        copy = options.copy
+        if copy == "overlap" and len(optimizers) > 1:
+            # Only the first would wait for the copy; the others would write into what is being read.
+            log.warning(
+                'run %r: copy="overlap" is for one optimizer, not %d; "wait" is used', name, len(optimizers)
+            )
+            copy = "wait"
         return watch(
             model,
             run=name,
-            optimizer=optimizer,
+            optimizer=optimizers[0] if optimizers else None,
             server=options.server,
             # With its true step, below.
             initial=False,
+            copy=copy,
             on_advice=options.on_advice,
             advice_callback=options.advice_callback,
             tags=options.tags,
             groups=options.groups,
             views=options.views,
+            family=options.family,
             resume=resume,
             home=options.home,
+            snapshot_dir=options.snapshot_dir,
+            memory_budget_bytes=options.memory_budget_bytes,
             snapshot_budget_bytes=options.snapshot_budget_bytes,
             strict=options.strict,
             agent_threads=options.agent_threads,

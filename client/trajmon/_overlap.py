@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from trajmon.errors import RefusedError
 
-__all__ = ["OverlappedCopy", "cuda_device"]
+__all__ = ["OverlappedCopy", "cuda_device", "steps_all"]
 
 
 def cuda_device(model: nn.Module) -> torch.device | None:
@@ -25,13 +25,21 @@ def cuda_device(model: nn.Module) -> torch.device | None:
     return device if device is not None and device.type == "cuda" else None
 
 
+def steps_all(optimizer: object, model: nn.Module) -> bool:
+    """Whether every trained parameter of the model is one of the optimizer's."""
+    groups = getattr(optimizer, "param_groups", ())
+    stepped = {id(parameter) for group in groups for parameter in group["params"]}
+    return all(id(parameter) in stepped for parameter in model.parameters() if parameter.requires_grad)
+
+
 class OverlappedCopy:
     """One copy at a time into one buffer, [n] uint8 in host memory, which is pinned here and released by `close`."""
 
     def __init__(self, buffer: Tensor, device: torch.device, optimizer: object) -> None:
         """Raises RefusedError for an optimizer without step hooks, and where memory cannot be pinned."""
         inner = optimizer
-        while not hasattr(inner, "register_step_pre_hook") and hasattr(inner, "optimizer"):
+        # They may inherit the method without what it needs.
+        while not hasattr(inner, "_optimizer_step_pre_hooks") and hasattr(inner, "optimizer"):
             inner = inner.optimizer
         register = getattr(inner, "register_step_pre_hook", None)
         if register is None:
@@ -58,7 +66,12 @@ class OverlappedCopy:
         self.settle(wait=True)
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
-            copy()
+            try:
+                copy()
+            except BaseException:
+                # What is queued already must not write into memory that is somebody else's from here on.
+                self._stream.synchronize()
+                raise
             self._done = self._stream.record_event()
         self._then = then
 

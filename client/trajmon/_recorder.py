@@ -52,6 +52,8 @@ class Recorder:
         self._strict = strict
         self._pid = os.getpid()
         self._error: str = ""
+        # Asked for, not recorded: ranks whose disks fail at different times still count alike.
+        self._asked = 0 if session is None else session.recorded
         if session is not None:
             _live.add(self)
 
@@ -76,16 +78,25 @@ class Recorder:
         CheckpointSkippedError or RecordingStoppedError.
         """
         session = self._session
-        if session is None or session.stopped or os.getpid() != self._pid:
+        if session is None or self._status.state == "closed" or os.getpid() != self._pid:
+            return None
+        asked, self._asked = self._asked, self._asked + 1
+        try:
+            return self._record(session, step, epoch, metrics)
+        finally:
+            # Recorded or not: what all ranks do at the same checkpoint must not depend on this one's disk.
+            self._act(session, asked)
+
+    def _record(
+        self, session: Session, step: int | None, epoch: float | None, metrics: Mapping[str, object] | None
+    ) -> int | None:
+        if session.stopped:
             return None
         try:
             if self._actor is not None:
                 # Asked of the model: it may have been switched by hand.
                 session.mode = self._actor.training_mode
-            number = session.record(step, epoch, metrics)
-            if self._actor is not None:
-                self._actor.after_checkpoint(number, session.answers.read().advice)
-            return number
+            return session.record(step, epoch, metrics)
         except TrajmonError:
             # Counted and logged where it happened.
             if self._strict:
@@ -96,6 +107,16 @@ class Recorder:
                 raise
             self._report_once(f"checkpoint failed unexpectedly: {error!r}")
             return None
+
+    def _act(self, session: Session, asked: int) -> None:
+        if self._actor is None:
+            return
+        try:
+            self._actor.after_checkpoint(asked, session.answers.read().advice)
+        except Exception as error:
+            if self._strict:
+                raise
+            self._report_once(f"the advice could not be acted on: {error!r}")
 
     def log(self, metrics: Mapping[str, object], epoch: float | None = None) -> None:
         """Keep metrics for the next checkpoint that comes by itself (``watch(every=...)``)."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from trajmon._agent_process import AgentProcess
 from trajmon._files import ProcessLock
 from trajmon._metadata import Metadata
-from trajmon._overlap import OverlappedCopy, cuda_device
+from trajmon._overlap import OverlappedCopy, cuda_device, steps_all
 from trajmon.advice import AnswerReader
 from trajmon.errors import CheckpointSkippedError, RecordingStoppedError
 from trajmon.numerics.errors import ModelChangedError
@@ -109,18 +109,30 @@ class Session:
         self._failed_in_a_row = 0
         # Being stored; still set when an interrupt came between storing and counting.
         self._in_flight: SnapshotHeader | None = None
+        # Of checkpoints that other ranks have and this one does not: still to be left in the store.
+        self._headers_alone: list[SnapshotHeader] = []
 
     def begin(self) -> None:
         """Tell the agent about the attempt, and start it. Raises OSError."""
         self.note.write(self.run_dir)
         self._note_is_told = True
+        self._find_gaps()
+        self._leave_headers_alone()
         self._keep_agent_alive()
 
     def overlap(self) -> None:
         """From here on copy beside training, if the whole model lies on one GPU. Raises RefusedError."""
         device = cuda_device(self._model)
-        if device is not None and self._slot_tensor is not None and self._optimizer is not None:
+        if device is None or self._slot_tensor is None or self._optimizer is None:
+            return
+        if steps_all(self._optimizer, self._model):
             self._overlap = OverlappedCopy(self._slot_tensor, device, self._optimizer)
+        else:
+            # Another optimizer's step would not wait, and change what is being copied.
+            log.warning(
+                "run %r: the optimizer does not step all that is trained; copies are waited for",
+                self.run.name,
+            )
 
     def record(self, step: object, epoch: object, metrics: Mapping[str, object] | None) -> int:
         """Store a checkpoint and return its number.
@@ -132,6 +144,8 @@ class Session:
         if self._overlap is not None:
             self._overlap.settle(wait=True)
         self._settle_interrupted()
+        # Before the next one can be seen: from then on the agent takes a number without a file for lost.
+        self._leave_headers_alone()
         header = self._header(step, epoch, metrics)
         file_bytes = snapshot_bytes(header, self._plan.layout.nbytes)
         self._check_budget(header, file_bytes)
@@ -196,6 +210,33 @@ class Session:
         stored = self._slot is not None and self._slot.full_number() == header.checkpoint
         if stored or self._store.path(header.checkpoint).exists():
             self._count(header, snapshot_bytes(header, self._plan.layout.nbytes))
+
+    def _find_gaps(self) -> None:
+        """Checkpoints that other ranks stored before this one died: their rows must say the same of them here."""
+        shard, headers = self.run.shard, self._start.headers or {}
+        if shard is None:
+            return
+        # The slot first: the agent moves checkpoints from there to the store.
+        waiting = None if self._slot is None else self._slot.full_number()
+        first = max(shard.first_checkpoint, self.run_dir.acked())
+        for number in range(first, self._start.next_checkpoint):
+            if number in headers and number != waiting and not self._store.path(number).exists():
+                # Of all times that the ranks tell, the earliest counts.
+                header = replace(headers[number], time_unix_seconds=time.time())
+                self._headers_alone.append(
+                    replace(header, checkpoint=number, fingerprint=self._plan.layout.fingerprint)
+                )
+
+    def _leave_headers_alone(self) -> None:
+        """Snapshots without data: attempt, step and previous must be those of the other ranks' parts."""
+        try:
+            while self._headers_alone:
+                header = self._headers_alone[0]
+                self._store.write(header.checkpoint, header, memoryview(b""), durable=False)
+                del self._headers_alone[0]
+        except OSError as error:
+            # Tried again before the next checkpoint, which needs more room than this.
+            log.debug("run %r: no room to say what was skipped: %s", self.run.name, error)
 
     def pending(self) -> int:
         """Checkpoints that are recorded and not acknowledged."""
@@ -317,6 +358,8 @@ class Session:
         if self.run.shard is not None:
             # The other ranks have recorded it: its number is taken, and here it stays empty.
             self._count(header, 0)
+            self._headers_alone.append(header)
+            self._leave_headers_alone()
         self.note = replace(self.note, skipped=self.note.skipped + 1)
         self._note_is_told = False
         self._tell()

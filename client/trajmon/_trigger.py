@@ -27,7 +27,8 @@ class StepTrigger:
         """`first_step`: optimizer steps taken before. Raises RefusedError for an optimizer without step hooks."""
         inner = optimizer
         # Accelerate and others hold the optimizer that really steps.
-        while not hasattr(inner, "register_step_post_hook") and hasattr(inner, "optimizer"):
+        # They may inherit the method without what it needs.
+        while not hasattr(inner, "_optimizer_step_post_hooks") and hasattr(inner, "optimizer"):
             inner = inner.optimizer
         register = getattr(inner, "register_step_post_hook", None)
         if register is None:

@@ -86,7 +86,10 @@ def watch(
     whose `status` says why. With ``strict=True`` raises RefusedError, or what the model has against it.
     """
     session: Session | None = None
+    exchange: Exchange = LocalExchange()
     try:
+        # Before anything can fail: what does fail is told to the other ranks.
+        exchange = this_exchange(run)
         options = Options(
             run=run,
             server=server or os.environ.get("TRAJMON_SERVER") or None,
@@ -100,7 +103,6 @@ def watch(
         )
         check_options(options)
         schedule = None if every is None else _schedule(every, optimizer)
-        exchange = this_exchange(run)
         actor = AdviceActor(model, optimizer, on_advice, advice_callback, _agreement(exchange))
         _check_copy(copy, optimizer)
         try:
@@ -111,11 +113,18 @@ def watch(
             if exchange.rank != 0 or is_sharded(model):
                 raise
             log.warning("run %r: %s. Rank 0 records the whole model alone", run, error)
-            session = _open(model, optimizer, options, groups or {}, views, LocalExchange())
+            exchange = LocalExchange()
+            session = _open(model, optimizer, options, groups or {}, views, exchange)
             # Alone, a rank must not change what is trained.
             actor = AdviceActor(model, optimizer)
         if copy == "overlap":
             session.overlap()
+        if not exchange.all_agree(on_advice == "switch") and on_advice == "switch":
+            # A rank that trains on as before while the others switch would stop them all in the next collective.
+            log.warning(
+                "run %r: the advice is not followed, because not every rank records and follows it", run
+            )
+            actor = AdviceActor(model, optimizer)
         recorder = Recorder(session, RecorderStatus("recording"), actor=actor, strict=strict)
         if schedule is not None:
             assert optimizer is not None
@@ -126,10 +135,19 @@ def watch(
     except Exception as error:
         if session is not None:
             session.finish("recording could not begin", 0.0)
+        _refuse(exchange, error)
         if strict:
             raise
         log.error("run %r is not recorded: %s; training goes on", run, error)
         return Recorder(None, RecorderStatus("refused", str(error) or repr(error)))
+
+
+def _refuse(exchange: Exchange, error: Exception) -> None:
+    try:
+        exchange.refuse(str(error) or repr(error))
+    except Exception as unheard:
+        # The store is gone, and with it whoever might have waited.
+        log.debug("the other ranks could not be told: %s", unheard)
 
 
 def _check_copy(copy: str, optimizer: object | None) -> None:

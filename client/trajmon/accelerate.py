@@ -37,6 +37,7 @@ from trajmon._watch import Resume
 from trajmon.advice import Advice
 from trajmon.numerics.views import View
 from trajmon.schedules import Schedule
+from trajmon.snapshots.format import CopyMode
 
 __all__ = ["AcceleratedRecorder", "prepare_recorder"]
 
@@ -57,9 +58,13 @@ def prepare_recorder(
     tags: Sequence[str] = (),
     groups: Mapping[str, str | Sequence[str]] | None = None,
     views: Sequence[View] = (),
+    family: str | None = "auto",
     resume: Resume = "allow",
+    copy: CopyMode = "wait",
     home: str | os.PathLike[str] | None = None,
+    snapshot_dir: str | os.PathLike[str] | None = None,
     snapshot_budget_bytes: int | None = None,
+    memory_budget_bytes: int | None = None,
     agent_threads: int | None = None,
     strict: bool = False,
     on_advice: OnAdvice = "log",
@@ -86,9 +91,13 @@ def prepare_recorder(
         tags=tags,
         groups=groups,
         views=views,
+        family=family,
         resume=resume,
+        copy=copy,
         home=home,
+        snapshot_dir=snapshot_dir,
         snapshot_budget_bytes=snapshot_budget_bytes,
+        memory_budget_bytes=memory_budget_bytes,
         agent_threads=agent_threads,
         strict=strict,
         on_advice=on_advice,

@@ -57,6 +57,10 @@ def size(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
 def _check_home(home: Path) -> Iterator[Check]:
     if not home.exists():
         yield Check("home", "ok", f"{home} does not exist yet; the first run or server creates it")
@@ -125,7 +129,7 @@ def _check_server(home: Path, server: str | None) -> Iterator[Check]:
         yield Check("server", "problem", str(error), "see the text; rows wait on this machine meanwhile")
         return
     if serving:
-        yield Check("server", "ok", f"{server} answers and takes the token; it has {count} runs")
+        yield Check("server", "ok", f"{server} answers and takes the token; it has {_counted(count, 'run')}")
     else:
         yield Check(
             "server", "warning", f"{server} answers, but says that it is not serving", "look at its log"
@@ -149,7 +153,7 @@ def _check_runs(home: Path) -> Iterator[Check]:
 
 def _check_run(run: RunFolder, backlog: Behind) -> Check:
     name = f"run {run.path.name}"
-    snapshots = f"{run.snapshots} snapshots with {size(run.snapshot_bytes)}"
+    snapshots = f"{_counted(run.snapshots, 'snapshot')} with {size(run.snapshot_bytes)}"
     training = f"training is process {run.training_pid}" if run.training_pid else "not training"
     agent = f"agent is process {run.agent_pid}" if run.agent_pid else "no agent"
     text = f"{backlog}, {snapshots}, {training}, {agent}"

@@ -258,6 +258,14 @@ def _stepper(scheduler: str | None, begun: Ingest) -> Iterator[Stepper | None]:
         yield stepper
 
 
+def _late_start(step: int) -> list[str]:
+    if step == 0:
+        return []
+    return [
+        f"the first checkpoint is from step {step}: what counts as the initialization is not that of training"
+    ]
+
+
 class _Screen:
     """What the user sees: tables and a bar, or one JSON object a line."""
 
@@ -269,6 +277,7 @@ class _Screen:
     def order(self, series: OpenSeries) -> None:
         """Which checkpoints, in which order, and what is left out."""
         skipped = series.readers[0].skipped
+        remarks = [*series.remarks, *_late_start(series.checkpoints[0].step)]
         if self._as_json:
             self._say(
                 "order",
@@ -277,7 +286,7 @@ class _Screen:
                     for number, a in enumerate(series.checkpoints)
                 ],
                 refused=[{"label": label, "reason": reason} for label, reason in series.refused],
-                remarks=list(series.remarks),
+                remarks=remarks,
                 skipped_tensors=dict(skipped),
                 layers=len(series.layout.layers),
                 parameters=series.layout.num_parameters,
@@ -298,7 +307,7 @@ class _Screen:
             f"{len(shown)} checkpoints of {len(series.layout.layers)} layers, "
             f"{series.layout.num_parameters:,} parameters"
         )
-        for remark in series.remarks:
+        for remark in remarks:
             self._console.print(text(remark, "yellow"))
         if skipped:
             names = ", ".join(list(skipped)[:3]) + (", ..." if len(skipped) > 3 else "")
@@ -371,7 +380,9 @@ class _Screen:
         elif delivery.acknowledged == delivery.total:
             name = clean(begun.run.name)
             self._console.print(
-                f"{delivery.total} checkpoints are on {delivery.server}; look: trajmon show {name}"
+                f"{delivery.total} checkpoints are on {delivery.server}; look: trajmon show {name}",
+                # A command that is to be copied.
+                soft_wrap=True,
             )
 
     def _say(self, event: str, **values: Any) -> None:

@@ -41,6 +41,12 @@ class Exchange(Protocol):
         Words and shares are JSON values. Raises ShardError if a rank does not take part, or if `decide` raises.
         """
 
+    def refuse(self, reason: str) -> None:
+        """Say that this rank takes no part, and wait for nobody; the others hear why instead of waiting."""
+
+    def all_agree(self, yes: bool) -> bool:
+        """After a round: whether every rank says yes; False, too, if one does not say anything in time."""
+
 
 class LocalExchange:
     """One process alone."""
@@ -51,6 +57,13 @@ class LocalExchange:
     def round(self, word: Any, decide: Callable[[Sequence[Any]], Sequence[Any]]) -> Any:
         """See :class:`Exchange`."""
         return decide([word])[0]
+
+    def refuse(self, reason: str) -> None:
+        """See :class:`Exchange`."""
+
+    def all_agree(self, yes: bool) -> bool:
+        """See :class:`Exchange`."""
+        return yes
 
 
 class StoreAgreement:
@@ -85,6 +98,8 @@ class StoreExchange:
         self.rank = rank
         self.world = world
         self._room = room
+        self._has_share = False
+        self._is_over = False
         self._timeout = timedelta(seconds=timeout_seconds)
 
     def agreement(self) -> StoreAgreement:
@@ -98,13 +113,39 @@ class StoreExchange:
             self._publish(decide)
         answer = self._get([f"share/{self.rank}"])
         if answer is None:
+            # A rank 0 that comes later must not count on this one.
+            self._room().set(f"word/{self.rank}", _pack({"error": "it waited for rank 0 and gave up"}))
             raise ShardError(
                 f"rank 0 did not answer within {self._timeout.total_seconds():.0f} s: call trajmon.watch on every rank"
             )
+        self._is_over = True
         share = _unpack(answer[0])
         if "error" in share:
             raise ShardError(str(share["error"]))
+        self._has_share = True
         return share["share"]
+
+    def refuse(self, reason: str) -> None:
+        """See :class:`Exchange`."""
+        if self._has_share:
+            self._room().set(f"yes/{self.rank}", b"0")
+            if self.rank == 0:
+                self._room().set("agreed", b"0")
+            return
+        if self._is_over:
+            return
+        self._room().set(f"word/{self.rank}", _pack({"error": reason}))
+        if self.rank == 0:
+            self._tell_all(f"rank 0: {reason}")
+
+    def all_agree(self, yes: bool) -> bool:
+        """See :class:`Exchange`."""
+        self._room().set(f"yes/{self.rank}", b"1" if yes else b"0")
+        if self.rank == 0:
+            answers = self._get([f"yes/{rank}" for rank in range(self.world)])
+            agreed = answers is not None and all(answer == b"1" for answer in answers)
+            self._room().set("agreed", b"1" if agreed else b"0")
+        return self._get(["agreed"]) == [b"1"]
 
     def _publish(self, decide: Callable[[Sequence[Any]], Sequence[Any]]) -> None:
         try:
@@ -118,11 +159,15 @@ class StoreExchange:
             shares = [{"share": share} for share in decide([_unpack(word) for word in words])]
         except Exception as error:
             # Every rank hears why, and refuses alike.
-            for rank in range(self.world):
-                self._room().set(f"share/{rank}", _pack({"error": str(error) or repr(error)}))
+            self._tell_all(str(error) or repr(error))
             raise
         for rank, share in enumerate(shares):
             self._room().set(f"share/{rank}", _pack(share))
+
+    def _tell_all(self, reason: str) -> None:
+        self._is_over = True
+        for rank in range(self.world):
+            self._room().set(f"share/{rank}", _pack({"error": reason}))
 
     def _get(self, keys: list[str]) -> list[bytes] | None:
         """The values of keys that others set; None if they do not come in time."""

@@ -1,15 +1,16 @@
 """Which boxes of which parameters this process holds, and how they are read at a checkpoint.
 
-Read without communication: a shard is read as it lies here. FSDP2 may show whole, low-precision parameters
-after a forward pass; then it is told to go back to its shards, which frees memory and moves nothing. FSDP1 keeps
-its parameters in flat ones, of which this process has a run of elements.
+Read without communication, and without a change: a shard is read as it lies here. FSDP2 may show whole,
+low-precision parameters after a forward pass; its shards lie beside them. They are not made to show instead: the
+next forward pass would gather again here, and would wait for ranks that do not. FSDP1 keeps its parameters in flat
+ones, of which this process has a run of elements.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -79,16 +80,20 @@ def local_parameters(model: nn.Module) -> list[LocalParameter]:
 
     Calling this again finds parameters that were replaced. Raises ShardError, by name, for what cannot be read.
     """
-    _reshard(model)
+    shards = _shards_of_fsdp2(model)
     paths = {id(owners[-1]): (path, owners) for path, owners in submodules(model, sharded=True)}
     flat_names = {id(flat) for flat, _ in _flat_parameters(model)}
+    tied = _tied_in_flat_parameters(model)
     found: list[LocalParameter] = []
     seen: set[int] = set()
     in_flat = _in_flat_parameters(model, paths)
     covered = {parameter.name for parameter in in_flat}
     for owned in owned_parameters(model, sharded=True):
+        place = id(owned.owners[-1]), owned.name.rpartition(".")[2]
+        if place in shards:
+            owned = replace(owned, parameter=shards[place])
         parameter = owned.parameter
-        if id(parameter) in seen or id(parameter) in flat_names or owned.name in covered:
+        if id(parameter) in seen or id(parameter) in flat_names or owned.name in covered or place in tied:
             continue
         seen.add(id(parameter))
         if parameter.is_floating_point() or parameter.is_complex():
@@ -203,11 +208,36 @@ def _of_zero3(owned: Owned) -> LocalParameter:
 # FSDP2
 
 
-def _reshard(model: nn.Module) -> None:
-    """Make FSDP2 show its shards: after a forward pass it may show whole parameters in another precision."""
+def _shards_of_fsdp2(model: nn.Module) -> dict[tuple[int, str], nn.Parameter]:
+    """The parameters that the optimizer steps, by module and name, whatever FSDP2 shows in their place now."""
+    found = {}
     for module in model.modules():
-        if is_instance(module, *_FSDP2):
-            module.reshard()  # type: ignore[operator] # of an FSDPModule
+        if not is_instance(module, *_FSDP2):
+            continue
+        # No public way leads to the shards while whole parameters are shown.
+        state: Any = module._get_fsdp_state()  # type: ignore[operator] # of an FSDPModule
+        for group in _groups_of(state):
+            for parameter in group.fsdp_params:
+                if not _shows_shard(parameter):
+                    info = parameter._module_info
+                    places = [(info.module, info.param_name)]
+                    places += zip(info.shared_modules, info.shared_param_names, strict=True)
+                    for owner, name in places:
+                        found[id(owner), name] = parameter.sharded_param
+    return found
+
+
+def _groups_of(state: Any) -> list[Any]:
+    """One, none, or in later versions of torch several."""
+    groups = getattr(state, "_fsdp_param_groups", None)
+    if groups is None:
+        groups = [] if state._fsdp_param_group is None else [state._fsdp_param_group]
+    return list(groups)
+
+
+def _shows_shard(parameter: Any) -> bool:
+    """Then what the module has counts: it may have been replaced."""
+    return bool(parameter.sharded_state.name == "SHARDED")
 
 
 # FSDP1
@@ -221,6 +251,12 @@ def _flat_parameters(model: nn.Module) -> list[tuple[Any, Any]]:
         if handle is not None and (handle.uses_sharded_strategy or not handle._use_orig_params):
             found.append((handle.flat_param, handle))
     return found
+
+
+def _tied_in_flat_parameters(model: nn.Module) -> set[tuple[int, str]]:
+    """Further places of parameters that lie in flat ones under their first name, by module and name."""
+    infos = (info for flat, _ in _flat_parameters(model) for info in flat._shared_param_infos)
+    return {(id(info.module), info.param_name) for info in infos}
 
 
 def _in_flat_parameters(

@@ -299,3 +299,11 @@ def test_ctrl_c(home: Path, server: IngestServer, tmp_path: Path) -> None:
     assert errors == "Error: interrupted; the same command goes on from here\n"
     assert (RunDir.of(home, "old").path / "ingest" / "state.bin").exists()
     assert server.calls == []
+
+
+def test_a_late_first_checkpoint_is_said(ingest: Ingest, paths: list[Path]) -> None:
+    words = "the first checkpoint is from step 20: what counts as the initialization is not that of training"
+    late = ingest(*paths[2:5], "--run", "old", "--dry-run", "--json")
+    assert events(late, "order")[0]["remarks"] == [words]
+    assert words in " ".join(ingest(*paths[2:5], "--run", "old", "--dry-run").stdout.split())
+    assert events(ingest(*paths[:5], "--run", "old", "--dry-run", "--json"), "order")[0]["remarks"] == []

@@ -33,5 +33,7 @@ def lonely_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home folder for trainings whose server is away."""
     home = tmp_path / "lonely"
     monkeypatch.setenv("TRAJMON_HOME", str(home))
+    # Without an address an agent would start a server here, and leave it running.
+    monkeypatch.setenv("TRAJMON_SERVER", "127.0.0.1:1")
     monkeypatch.setenv("TRAJMON_AGENT_LINGER_SECONDS", "0")
     return home

@@ -113,7 +113,9 @@ def test_what_cannot_be_followed_is_refused_before_anything_is_made(home: Path) 
     with pytest.raises(
         RefusedError, match="a schedule needs an optimizer that tells of its steps; object has no"
     ):
-        trajmon.watch(training.model, run="other", every=5, optimizer=object(), strict=True)
+        trajmon.watch(
+            training.model, run="other", server="127.0.0.1:1", every=5, optimizer=object(), strict=True
+        )
     assert not (home / "client" / "run").exists()
 
 
