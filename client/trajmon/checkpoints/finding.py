@@ -169,20 +169,22 @@ def _by_step(found: Sequence[tuple[FoundCheckpoint, bool]], refused: list[tuple[
         text = "neither its name nor the file gives a step, the others have one; give the order yourself to take it"
         refused.append((checkpoint.label, f"{checkpoint.path}: {text}"))
     chosen: list[FoundCheckpoint] = []
+    remarks: list[str] = []
     for step in sorted(step for step in by_step if step is not None):
         same = by_step[step]
         named = [checkpoint for checkpoint, is_named in same if is_named]
         if len(same) == 1:
             chosen.append(same[0][0])
             continue
-        kept = named[0] if len(named) == 1 else None
-        if kept is not None:
-            chosen.append(kept)
         labels = " and ".join(repr(checkpoint.label) for checkpoint, _ in same)
-        advice = f"{kept.label!r} is taken" if kept else "leave one out, or give the order yourself"
+        if len(named) == 1:
+            # Such as Lightning's last.ckpt: a second name of what is there anyway.
+            chosen.append(named[0])
+            remarks.append(f"step {step} is given by {labels}; {named[0].label!r} is taken")
+            continue
+        advice = "leave one out, or give the order yourself"
         refused += [
             (checkpoint.label, f"{checkpoint.path}: step {step} is given by {labels}; {advice}")
             for checkpoint, _ in same
-            if checkpoint is not kept
         ]
-    return Series(tuple(chosen), tuple(refused))
+    return Series(tuple(chosen), tuple(refused), tuple(remarks))

@@ -20,6 +20,7 @@ from trajmon._agent_process import AgentProcess
 from trajmon._files import ProcessLock, lock_holder, read_json, write_json
 from trajmon._settings import Limits, default_threads, home_directory
 from trajmon.checkpoints.base import CheckpointReader, TensorInfo
+from trajmon.checkpoints.families import with_family
 from trajmon.checkpoints.following import Signature
 from trajmon.checkpoints.plan import CheckpointPlan, known_plan, plan_checkpoints
 from trajmon.errors import (
@@ -56,6 +57,8 @@ class Options:
     groups: Mapping[str, str | Sequence[str]] | None = None
     """As in :func:`trajmon.watch`; only a new run takes them."""
     views: tuple[View, ...] = ()
+    family: str | None = None
+    """As in :func:`trajmon.checkpoints.families.with_family`."""
 
 
 class FolderRecorder:
@@ -141,7 +144,11 @@ class FolderRecorder:
         budget is used up, OSError if it cannot be stored, and ModelError or ViewError from the first one.
         """
         if self._plan is None:
-            self._plan = plan_checkpoints(reader, groups=self._options.groups, views=self._options.views)
+            views, groups = with_family(
+                reader, self._options.family, self._options.views, self._options.groups
+            )
+            self._options = replace(self._options, views=tuple(views), groups=groups)
+            self._plan = plan_checkpoints(reader, groups=groups, views=views)
         refusal = self._plan.refusal(reader)
         if refusal is not None:
             raise CheckpointFileError(refusal)
@@ -222,7 +229,7 @@ class FolderRecorder:
         return run
 
     def _write_state(self) -> None:
-        views = [[view.pattern, view.reshape, view.axis, view.names] for view in self._options.views]
+        views = [view.to_json() for view in self._options.views]
         value = {
             "format": 1,
             "folder": str(self._options.folder),
@@ -234,10 +241,7 @@ class FolderRecorder:
 
     def _known_plan(self, run: RunDescription, state: dict[str, Any]) -> CheckpointPlan:
         try:
-            views = tuple(
-                View(pattern, None if reshape is None else tuple(reshape), axis, tuple(names))
-                for pattern, reshape, axis, names in state["views"]
-            )
+            views = tuple(View.from_json(view) for view in state["views"])
             if self._options.views and self._options.views != views:
                 raise RefusedError(f"run {run.name!r} began with other views; choose another name")
             tensors = {

@@ -116,6 +116,21 @@ def covers(shape: Extents, pieces: Sequence[Piece]) -> bool:
     return True
 
 
+def in_one_piece(shape: Extents, pieces: Sequence[Piece]) -> tuple[Path, int] | None:
+    """File and first byte of a tensor whose elements follow each other in one file, row-major; None for others."""
+    if len(pieces) != 1 or any(pieces[0].offsets) or tuple(pieces[0].sizes) != tuple(shape):
+        return None
+    stored, step = pieces[0].place, 1
+    if not isinstance(stored, Stored):
+        # It takes reading to find it: that is done when the tensor is read.
+        return None
+    for extent, stride in zip(reversed(shape), reversed(stored.strides), strict=True):
+        if extent != 1 and stride != step:
+            return None
+        step *= extent
+    return stored.path, stored.start
+
+
 def read_elements(
     files: Files, shape: Extents, pieces: Sequence[Piece], item_bytes: int, start: int, out: NDArray[np.uint8]
 ) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from trajmon.checkpoints.base import TensorInfo
 from trajmon.checkpoints.files import Files
 from trajmon.checkpoints.skipping import why_no_parameter
-from trajmon.checkpoints.strided import Piece, read_elements
+from trajmon.checkpoints.strided import Piece, in_one_piece, read_elements
 from trajmon.errors import CheckpointFileError
 from trajmon.numerics.layout import ITEM_BYTES, Dtype
 
@@ -52,6 +52,7 @@ class TableReader:
         self.step = step
         self._files = files
         self._stored: dict[str, RawTensor] = {}
+        self._in_one_piece: dict[str, tuple[Path, int] | None] = {}
         self.tensors: dict[str, TensorInfo] = {}
         self.skipped = dict(skipped)
         first_names: dict[Hashable, str] = {}
@@ -66,6 +67,7 @@ class TableReader:
                 continue
             self.tensors[name] = TensorInfo(tensor.shape, dtype)
             self._stored[name] = tensor
+            self._in_one_piece[name] = in_one_piece(tensor.shape, tensor.pieces)
         if not self.tensors:
             raise CheckpointFileError(
                 f"{path}: it holds no parameters; {_listed(self.skipped) or 'it is empty'}"
@@ -80,6 +82,10 @@ class TableReader:
             raise ValueError(f"out is {out.dtype} {out.shape}; whole elements of {item} bytes are needed")
         if start < 0 or start + count > size:
             raise ValueError(f"{name} has {size} elements; {start} to {start + count} were asked for")
+        place = self._in_one_piece[name]
+        if place is not None:
+            self._files.read_into(place[0], place[1] + start * item, out.data)
+            return
         read_elements(self._files, tensor.shape, tensor.pieces, item, start, out)
 
     def verify_unchanged(self) -> None:

@@ -16,7 +16,7 @@ import click
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress import TransferSpeedColumn as RateColumn
 
-from trajmon.cli.session import Problem, clean, home, make_console, server_option, text
+from trajmon.cli.session import Problem, clean, family_option, home, make_console, server_option, text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -122,6 +122,7 @@ def _groups(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> d
     metavar="NAME=REGEX",
     help="A group by layer names. Repeatable.",
 )
+@family_option
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="A tag of the run. Repeatable.")
 @click.option(
     "--threads", type=click.IntRange(1), help="Threads that compute. Default: all cores, at most 8."
@@ -141,6 +142,7 @@ def ingest(
     every: int,
     views: tuple[View, ...],
     groups: dict[str, list[str]],
+    family: str,
     tags: tuple[str, ...],
     threads: int | None,
     memory: int,
@@ -169,7 +171,7 @@ def ingest(
     )
     screen = _Screen(make_console(), as_json)
     try:
-        series = _open(paths, order, every, views, groups)
+        series = _open(paths, order, every, views, groups, family)
         try:
             screen.order(series)
             if not dry_run:
@@ -237,11 +239,17 @@ def _waiting(begun: Ingest, delivery: Delivery) -> str:
 
 
 def _open(
-    paths: tuple[Path, ...], order: Order, every: int, views: tuple[View, ...], groups: dict[str, list[str]]
+    paths: tuple[Path, ...],
+    order: Order,
+    every: int,
+    views: tuple[View, ...],
+    groups: dict[str, list[str]],
+    family: str,
 ) -> OpenSeries:
     from trajmon.ingest.series import find_series
 
-    return find_series(paths, order=order, every=every, views=views, groups=groups)
+    chosen = None if family == "none" else family
+    return find_series(paths, order=order, every=every, views=views, groups=groups, family=chosen)
 
 
 @contextmanager

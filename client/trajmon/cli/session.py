@@ -22,6 +22,7 @@ __all__ = [
     "CHECKPOINT",
     "Problem",
     "clean",
+    "family_option",
     "find_token",
     "home",
     "make_console",
@@ -156,6 +157,18 @@ def _check_address(ctx: click.Context, param: click.Parameter, value: str | None
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536 or "/" in value:
         raise click.BadParameter(f"{clean(value)!r} is not HOST:PORT, for example 127.0.0.1:50051")
     return value
+
+
+def family_option(function: _F) -> _F:
+    """The architecture of checkpoints that have no model with them."""
+    option = click.option(
+        "--family",
+        default="auto",
+        show_default=True,
+        metavar="auto|none|NAME",
+        help="Architecture whose Q, K and V become layers; auto: as the config.json beside the first checkpoint says.",
+    )
+    return option(function)
 
 
 def server_option(command: _F) -> _F:

@@ -17,7 +17,7 @@ import click
 from rich.console import Console
 from rich.status import Status
 
-from trajmon.cli.session import Problem, clean, make_console, server_option
+from trajmon.cli.session import Problem, clean, family_option, make_console, server_option
 
 if TYPE_CHECKING:
     from trajmon.checkpoints.finding import Candidate
@@ -46,6 +46,7 @@ _DRAIN_SECONDS_AFTER_CTRL_C = 3.0
     type=click.FloatRange(0.0),
     help="End when nothing has come for so many seconds. Default: go on until Ctrl-C.",
 )
+@family_option
 @click.option("--tag", "tags", multiple=True, help="Tag of the run; may be given several times.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @server_option
@@ -54,6 +55,7 @@ def watch(
     run: str,
     settle: float,
     until_idle: float | None,
+    family: str,
     tags: tuple[str, ...],
     as_json: bool,
     server: str | None,
@@ -71,7 +73,9 @@ def watch(
     if not folder.parent.is_dir():
         raise Problem(f"{folder} cannot be followed: there is no folder {folder.parent}")
     try:
-        recorder = FolderRecorder(Options(run, folder, server, tags))
+        recorder = FolderRecorder(
+            Options(run, folder, server, tags, family=None if family == "none" else family)
+        )
     except RefusedError as error:
         raise Problem(str(error)) from error
     out = _Output(make_console(), as_json)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 import numpy as np
@@ -76,17 +75,8 @@ class BlockSource:
         for reader in self._readers:
             reader.verify_unchanged()
 
-    def sums(
-        self,
-        tensor: int,
-        index: int,
-        buffer: NDArray[np.uint8],
-        computing: AbstractContextManager[object] | None = None,
-    ) -> Sums:
-        """Read block `index` of a tensor from every checkpoint and sum it; `computing` is held while it sums.
-
-        Raises CheckpointFileError.
-        """
+    def sums(self, tensor: int, index: int, buffer: NDArray[np.uint8]) -> Sums:
+        """Read block `index` of a tensor from every checkpoint and sum it. Raises CheckpointFileError."""
         chosen = self.tensors[tensor]
         block = block_of(chosen, index, self.elements)
         for t, reader in enumerate(self._readers):
@@ -94,18 +84,17 @@ class BlockSource:
             reader.read(chosen.name, block.start, buffer[t, :taken])
         sums = Sums.zeros(chosen.num_layers, self.num_checkpoints)
         views = (buffer.view(np.float64), buffer.view(np.float32), buffer.view(np.uint16))
-        with computing or nullcontext():
-            for piece in block.pieces:
-                block_sums(
-                    *views,
-                    self._codes[tensor],
-                    piece.first,
-                    piece.stretch,
-                    piece.period,
-                    piece.count,
-                    sums.gram[piece.part],
-                    sums.products[piece.part],
-                )
+        for piece in block.pieces:
+            block_sums(
+                *views,
+                self._codes[tensor],
+                piece.first,
+                piece.stretch,
+                piece.period,
+                piece.count,
+                sums.gram[piece.part],
+                sums.products[piece.part],
+            )
         return sums
 
 

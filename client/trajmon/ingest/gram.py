@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -94,14 +93,15 @@ def sum_tensors(
 ) -> Iterator[Step]:
     """Sum all tensors from a place on, in order; one step for every block, and for a tensor without any.
 
-    `threads` compute at a time while one more reads ahead; fewer, if their buffers would take more than half of
-    the memory. Raises ValueError, CheckpointFileError.
+    One thread more than `threads`, so that one may wait for its disk; fewer, if their buffers would take more than
+    half of the memory. Each reads a block and sums it while that is in the cache. Raises ValueError,
+    CheckpointFileError.
     """
     if threads < 1:
         raise ValueError(f"threads is {threads}, it must be at least 1")
     at = place or Place()
     workers = max(1, min(threads + 1, memory_bytes // 2 // source.buffer_bytes))
-    computed = _in_order(source, at, workers, threads)
+    computed = _in_order(source, at, workers)
     for tensor in range(at.tensor, len(source.tensors)):
         blocks = num_blocks(source.tensors[tensor], source.elements)
         start = at.block if tensor == at.tensor else 0
@@ -117,17 +117,16 @@ def sum_tensors(
         yield Step(Place(tensor + 1), read_bytes, tensor, total(tree) or zeros)
 
 
-def _in_order(source: BlockSource, place: Place, workers: int, threads: int) -> Iterator[Sums]:
+def _in_order(source: BlockSource, place: Place, workers: int) -> Iterator[Sums]:
     """The sums of every block from a place on, computed by several threads."""
     buffers: SimpleQueue[NDArray[np.uint8]] = SimpleQueue()
     for _ in range(workers):
         buffers.put(source.buffer())
-    computing = threading.BoundedSemaphore(threads)
 
     def compute(tensor: int, block: int) -> Sums:
         buffer = buffers.get()
         try:
-            return source.sums(tensor, block, buffer, computing)
+            return source.sums(tensor, block, buffer)
         finally:
             buffers.put(buffer)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trajmon.checkpoints.base import CheckpointReader, FoundCheckpoint
+from trajmon.checkpoints.families import with_family
 from trajmon.checkpoints.finding import Order, Series, find_checkpoints
 from trajmon.checkpoints.opening import open_checkpoint
 from trajmon.checkpoints.plan import CheckpointPlan, plan_checkpoints
@@ -73,13 +74,15 @@ def find_series(
     every: int = 1,
     views: Sequence[View] = (),
     groups: Mapping[str, str | Sequence[str]] | None = None,
+    family: str | None = None,
 ) -> OpenSeries:
     """Find the checkpoints at these paths and open the first and each `every`-th after it.
 
     Raises CheckpointFileError if there is nothing at a path, and what :func:`open_series` raises.
     """
     found = find_checkpoints(paths, order=order)
-    return open_series(replace(found, checkpoints=found.checkpoints[::every]), views=views, groups=groups)
+    chosen = replace(found, checkpoints=found.checkpoints[::every])
+    return open_series(chosen, views=views, groups=groups, family=family)
 
 
 def open_series(
@@ -87,12 +90,14 @@ def open_series(
     *,
     views: Sequence[View] = (),
     groups: Mapping[str, str | Sequence[str]] | None = None,
+    family: str | None = None,
 ) -> OpenSeries:
     """Open the checkpoints in the order given.
 
-    The first one says what the model is. One that cannot be read, or that holds other tensors, is refused with a
-    reason, and the rest goes on. Raises RefusedError if none is left, ViewError for a view that does not fit,
-    ModelError for groups that do not.
+    The first one says what the model is; `family` as in :func:`trajmon.checkpoints.families.with_family`. One that
+    cannot be read, or that holds other tensors, is refused with a reason, and the rest goes on. Raises RefusedError
+    if none is left or the named family does not fit, ViewError for a view that does not fit, ModelError for groups
+    that do not.
     """
     readers: list[CheckpointReader] = []
     checkpoints: list[Checkpoint] = []
@@ -113,7 +118,9 @@ def open_series(
                 continue
             readers.append(reader)
             checkpoints.append(checkpoint)
-            plan = plan or plan_checkpoints(reader, groups=groups, views=views)
+            if plan is None:
+                views, groups = with_family(reader, family, views, groups)
+                plan = plan_checkpoints(reader, groups=groups, views=views)
         if plan is None:
             raise RefusedError(_nothing_left(refused))
     except BaseException:
@@ -146,10 +153,7 @@ def plan_of(series: OpenSeries, elements: int) -> dict[str, Any]:
         "format": 1,
         "block_elements": elements,
         "layout": series.layout.to_json(),
-        "views": [
-            [view.pattern, None if view.reshape is None else list(view.reshape), view.axis, list(view.names)]
-            for view in series.views
-        ],
+        "views": [view.to_json() for view in series.views],
         "checkpoints": [
             {
                 "path": str(checkpoint.path.absolute()),

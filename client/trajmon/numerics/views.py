@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from trajmon.numerics.errors import ViewError
 
@@ -68,6 +69,33 @@ class View:
             raise ViewError(
                 f"view {self.pattern!r}: reshape {self.reshape} may hold one -1 and no other negative extent"
             )
+
+    def to_json(self) -> list[Any]:
+        """As JSON types; :meth:`from_json` reads it back."""
+        return [
+            self.pattern,
+            None if self.reshape is None else list(self.reshape),
+            self.axis,
+            list(self.names),
+            None if self.sizes is None else list(self.sizes),
+        ]
+
+    @classmethod
+    def from_json(cls, data: Sequence[Any]) -> View:
+        """Inverse of :meth:`to_json`. Raises TypeError or ValueError for anything else.
+
+        >>> view = View("qkv", None, 0, ("q", "k", "v"))
+        >>> View.from_json(view.to_json()) == view
+        True
+        """
+        pattern, reshape, axis, names, sizes = data
+        return cls(
+            str(pattern),
+            None if reshape is None else tuple(int(extent) for extent in reshape),
+            int(axis),
+            tuple(str(name) for name in names),
+            None if sizes is None else tuple(int(size) for size in sizes),
+        )
 
     def matches(self, parameter: str) -> bool:
         """Whether the pattern occurs in the parameter's name."""

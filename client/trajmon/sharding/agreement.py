@@ -92,7 +92,7 @@ class Word:
         return {
             "tensors": [asdict(tensor) for tensor in self.tensors],
             "found": [asdict(found) for found in self.found],
-            "views": [view_to_json(view) for view in self.views],
+            "views": [view.to_json() for view in self.views],
             "groups": {name: list(patterns) for name, patterns in self.groups.items()},
         }
 
@@ -102,26 +102,9 @@ class Word:
         return cls(
             tuple(TensorWord.from_json(tensor) for tensor in data["tensors"]),
             tuple(Found.from_json(found) for found in data["found"]),
-            tuple(view_from_json(view) for view in data["views"]),
+            tuple(View.from_json(view) for view in data["views"]),
             {name: tuple(patterns) for name, patterns in data["groups"].items()},
         )
-
-
-def view_to_json(view: View) -> list[Any]:
-    """A view as JSON types."""
-    return [view.pattern, view.reshape, view.axis, view.names, view.sizes]
-
-
-def view_from_json(data: Sequence[Any]) -> View:
-    """Inverse of :func:`view_to_json`."""
-    pattern, reshape, axis, names, sizes = data
-    return View(
-        pattern,
-        None if reshape is None else tuple(reshape),
-        axis,
-        tuple(names),
-        None if sizes is None else tuple(sizes),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +156,7 @@ class Decision:
             "layout": self.layout.to_json(),
             "parameters": [[p.name, p.shape, p.dtype, p.layers] for p in self.parameters],
             "owned": [chunk.to_json() for chunk in self.owned],
-            "views": [view_to_json(view) for view in self.views],
+            "views": [view.to_json() for view in self.views],
             "headers": {number: [a.attempt, a.step, a.previous] for number, a in self.headers.items()},
         }
 
@@ -198,7 +181,7 @@ class Decision:
                 for name, shape, dtype, layers in data["parameters"]
             ),
             owned=tuple(Chunk.from_json(chunk) for chunk in data["owned"]),
-            views=tuple(view_from_json(view) for view in data["views"]),
+            views=tuple(View.from_json(view) for view in data["views"]),
             headers=headers,
         )
 
@@ -216,7 +199,7 @@ def agree(
     """
     merged = _merged(words)
     # Each stage of a pipeline declares what fits its own layers.
-    views = tuple({json.dumps(view_to_json(view)): view for word in words for view in word.views}.values())
+    views = tuple({json.dumps(view.to_json()): view for word in words for view in word.views}.values())
     groups: dict[str, tuple[str, ...]] = {}
     for word in words:
         for name, patterns in word.groups.items():

@@ -54,7 +54,8 @@ def test_rows_arrive_as_a_live_run_would_have_sent_them(
         header = row.header
         assert (header.checkpoint, header.attempt, header.part, header.num_parts) == (t, 1, 0, 1)
         assert (header.previous if header.HasField("previous") else None) == (t - 1 if t else None)
-        assert (header.info.step, header.info.time_unix_seconds) == (10 * t, paths[t].stat().st_mtime)
+        assert header.info.step == 10 * t
+        assert header.info.time_unix_seconds == pytest.approx(paths[t].stat().st_mtime, abs=1e-6)
     request = stored.request
     assert (request.name, list(request.tags), request.attempt) == ("run", ["old"], 1)
     groups = {

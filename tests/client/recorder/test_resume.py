@@ -209,7 +209,7 @@ def test_a_home_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     recorder = trajmon.watch(Training().model, run="run", home=tmp_path / "file")
     assert recorder.status.state == "refused"
     assert recorder.status.reason == (
-        f"{tmp_path}/file cannot be written: File exists; give another home=, or set TRAJMON_HOME"
+        f"{tmp_path}/file cannot be written: File exists; give another home= or snapshot_dir=, or set TRAJMON_HOME"
     )
 
 
