@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -144,6 +145,8 @@ def main(rank: int, world: int, folder: Path) -> None:
         np.savez(folder / f"{way}.{rank}.npz", **arrays)  # type: ignore[arg-type] # names of arrays are keywords
         (folder / f"{way}.{rank}.plan").write_text(plan)
     distributed.destroy_process_group()
+    # On a busy machine gloo's threads now and then abort the interpreter's end.
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -32,6 +33,8 @@ def main(folder: Path, rank: int) -> None:
     if rank == 0:
         torch.save(whole, folder / "whole.pt")
     dist.destroy_process_group()
+    # On a busy machine gloo's threads now and then abort the interpreter's end.
+    os._exit(0)
 
 
 if __name__ == "__main__":
