@@ -34,7 +34,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 import trajmon
 
-KINDS = ("ddp", "ddp_compile", "fsdp2", "fsdp2_bf16", "hsdp", "fsdp2_tp", "tp", "fsdp1", "fsdp1_flat")
+KINDS = (
+    "ddp",
+    "ddp_compile",
+    "fsdp2",
+    "fsdp2_bf16",
+    "hsdp",
+    "fsdp2_tp",
+    "tp",
+    "fsdp1",
+    "fsdp1_flat",
+    "pipeline",
+)
 # Odd extents: nothing divides evenly.
 FEATURES, HIDDEN, CLASSES = 7, 13, 5
 
@@ -68,9 +79,26 @@ class Network(nn.Module):
         return self.head(x)  # type: ignore[no-any-return]
 
 
+class Stage(nn.Module):
+    """One stage of a pipeline: the block of this rank, under its name in the whole network."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        torch.manual_seed(rank)
+        self.blocks = nn.ModuleDict({str(rank): Block()})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, FEATURES] to the same; what the stages hand to each other does not matter here."""
+        for block in self.blocks.values():
+            x = block(x)
+        return x
+
+
 def wrap(kind: str, network: Network) -> Any:
     """The network, sharded as `kind` says over all ranks."""
     world = dist.get_world_size()
+    if kind == "pipeline":
+        return Stage(dist.get_rank())
     if kind == "ddp":
         return DistributedDataParallel(network)
     if kind == "ddp_compile":
@@ -125,6 +153,10 @@ def whole_parameters(model: nn.Module) -> dict[str, np.ndarray[Any, np.dtype[np.
             found[name] = full.detach().to(torch.float64).numpy().copy()
         return found
 
+    if isinstance(model, Stage):
+        stages: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(stages, collect())
+        return {name: value for stage in stages for name, value in stage.items()}
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
