@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trajmon.errors import RefusedError
+from trajmon.switch.optimizers import innermost
 
 __all__ = ["OverlappedCopy", "cuda_device", "steps_all"]
 
@@ -37,11 +38,7 @@ class OverlappedCopy:
 
     def __init__(self, buffer: Tensor, device: torch.device, optimizer: object) -> None:
         """Raises RefusedError for an optimizer without step hooks, and where memory cannot be pinned."""
-        inner = optimizer
-        # They may inherit the method without what it needs.
-        while not hasattr(inner, "_optimizer_step_pre_hooks") and hasattr(inner, "optimizer"):
-            inner = inner.optimizer
-        register = getattr(inner, "register_step_pre_hook", None)
+        register = getattr(innermost(optimizer), "register_step_pre_hook", None)
         if register is None:
             raise RefusedError(
                 f'copy="overlap" needs an optimizer that can be made to wait; {type(optimizer).__name__} has no '

@@ -8,6 +8,7 @@ from typing import Any
 
 from trajmon.errors import RefusedError
 from trajmon.schedules import Schedule
+from trajmon.switch.optimizers import innermost
 
 __all__ = ["StepTrigger"]
 
@@ -25,12 +26,7 @@ class StepTrigger:
         self, optimizer: object, schedule: Schedule, record: Callable[[int], object], first_step: int
     ) -> None:
         """`first_step`: optimizer steps taken before. Raises RefusedError for an optimizer without step hooks."""
-        inner = optimizer
-        # Accelerate and others hold the optimizer that really steps.
-        # They may inherit the method without what it needs.
-        while not hasattr(inner, "_optimizer_step_post_hooks") and hasattr(inner, "optimizer"):
-            inner = inner.optimizer
-        register = getattr(inner, "register_step_post_hook", None)
+        register = getattr(innermost(optimizer), "register_step_post_hook", None)
         if register is None:
             raise RefusedError(
                 f"a schedule needs an optimizer that tells of its steps; {type(optimizer).__name__} has no "

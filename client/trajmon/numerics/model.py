@@ -16,9 +16,9 @@ from trajmon.numerics.layout import Dtype, Layer, Layout
 from trajmon.numerics.modules import Owned, is_instance, is_norm_module, owned_parameters
 from trajmon.numerics.views import Part, View, match_views, split
 
-__all__ = ["ModelPlan", "is_norm_module", "plan_model", "tensors_in"]
+__all__ = ["DTYPES", "ModelPlan", "is_norm_module", "plan_model", "tensors_in"]
 
-_DTYPES: Final[Mapping[torch.dtype, Dtype]] = {
+DTYPES: Final[Mapping[torch.dtype, Dtype]] = {
     torch.float64: "float64",
     torch.float32: "float32",
     torch.bfloat16: "bfloat16",
@@ -127,7 +127,7 @@ def tensors_in(layout: Layout, buffer: torch.Tensor, known: Any) -> list[torch.T
         )
     # Not views: those would keep the buffer object alive, and with it a memory map that should go.
     storage = buffer.untyped_storage()
-    dtypes = {text: dtype for dtype, text in _DTYPES.items()}
+    dtypes = {text: dtype for dtype, text in DTYPES.items()}
     targets = []
     for layer, start in zip(layout.layers, layout.offsets_bytes, strict=True):
         target = torch.empty(0, dtype=dtypes[layer.dtype])
@@ -197,9 +197,9 @@ def _distinct(model: nn.Module) -> tuple[list[Owned], dict[str, tuple[str, ...]]
 
 
 def _dtype_of(owned: Owned) -> Dtype:
-    dtype = _DTYPES.get(owned.parameter.dtype)
+    dtype = DTYPES.get(owned.parameter.dtype)
     if dtype is None:
-        known = ", ".join(_DTYPES.values())
+        known = ", ".join(DTYPES.values())
         raise ModelError(f"layer {owned.name!r} has dtype {owned.parameter.dtype}; recorded are {known}")
     return dtype
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +17,15 @@ from torch import nn
 
 from trajmon.numerics.errors import ModelError
 
-__all__ = ["Owned", "is_instance", "is_norm_module", "owned_parameters", "submodules", "unwrap"]
+__all__ = [
+    "Owned",
+    "is_instance",
+    "is_norm_module",
+    "owned_parameters",
+    "parameters_in",
+    "submodules",
+    "unwrap",
+]
 
 # Module and name of a class, and the child that it wraps. A class whose module was never imported has no
 # instances, so that torch._dynamo and torch.distributed need not be imported to look for them.
@@ -62,12 +71,12 @@ def is_instance(thing: object, module: str, name: str) -> bool:
     return isinstance(known, type) and isinstance(thing, known)
 
 
-def unwrap(module: nn.Module) -> nn.Module:
+def unwrap(module: nn.Module, *, sharded: bool = False) -> nn.Module:
     """The module inside any nest of DDP, torch.compile, activation checkpointing and FSDP wrappers.
 
-    Raises :class:`ModelError` for a wrapper that shards.
+    Raises :class:`ModelError` for a wrapper that shards, unless `sharded` allows them.
     """
-    return _unwrapped(module, _known_wrappers())
+    return _unwrapped(module, _known_wrappers(), sharded=sharded)
 
 
 def submodules(model: nn.Module, *, sharded: bool = False) -> list[tuple[str, tuple[nn.Module, ...]]]:
@@ -82,9 +91,14 @@ def submodules(model: nn.Module, *, sharded: bool = False) -> list[tuple[str, tu
 
 def owned_parameters(model: nn.Module, *, sharded: bool = False) -> list[Owned]:
     """Every place of every parameter, in the order of ``named_parameters``."""
+    return parameters_in(submodules(model, sharded=sharded))
+
+
+def parameters_in(tree: Sequence[tuple[str, tuple[nn.Module, ...]]]) -> list[Owned]:
+    """The same of a tree that :func:`submodules` gave."""
     return [
         Owned(f"{path}.{name}" if path else name, parameter, owners)
-        for path, owners in submodules(model, sharded=sharded)
+        for path, owners in tree
         for name, parameter in owners[-1]._parameters.items()
         if parameter is not None
     ]

@@ -11,7 +11,7 @@ from typing import Any
 
 from trajmon.errors import NoSuchRunError, OtherModelError, RunExistsError, RunOwnedError, ShardError
 from trajmon.numerics.groups import Traits, groups_of, user_groups
-from trajmon.numerics.layout import Layer, Layout
+from trajmon.numerics.layout import Dtype, Layer, Layout
 from trajmon.numerics.views import View, match_views, split
 from trajmon.sharding.chunks import Chunk
 from trajmon.sharding.plan import Held, plan_owners
@@ -27,7 +27,7 @@ class TensorWord:
 
     name: str
     shape: tuple[int, ...]
-    dtype: str
+    dtype: Dtype
     frame: tuple[int, ...]
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
@@ -41,7 +41,7 @@ class TensorWord:
         return cls(
             name=str(data["name"]),
             shape=tuple(data["shape"]),
-            dtype=str(data["dtype"]),
+            dtype=data["dtype"],
             frame=tuple(data["frame"]),
             offsets=tuple(data["offsets"]),
             sizes=tuple(data["sizes"]),
@@ -214,7 +214,7 @@ def agree(
         ]
         for word in words
     ]
-    whole = [Layer(a.name, a.shape, a.dtype) for a in merged]  # type: ignore[arg-type] # a Dtype
+    whole = [Layer(a.name, a.shape, a.dtype) for a in merged]
     owned = plan_owners(whole, held)
     found = [found for word in words for found in word.found]
     run_id = _run_id(found, run, resume, layout)
@@ -274,7 +274,7 @@ def _layout(
         start = len(layers)
         parts = split(taken[a.name], a.name, a.shape) if a.name in taken else ()
         named = [(part.name, part.shape) for part in parts] or [(a.name, a.shape)]
-        layers += [Layer(name, shape, a.dtype) for name, shape in named]  # type: ignore[arg-type] # a Dtype
+        layers += [Layer(name, shape, a.dtype) for name, shape in named]
         parameters.append(Parameter(a.name, a.shape, a.dtype, tuple(range(start, len(layers)))))
     defaults = groups_of([a.traits for a in merged], [parameter.layers for parameter in parameters])
     chosen = user_groups(groups, [layer.name for layer in layers], defaults)

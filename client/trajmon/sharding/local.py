@@ -19,16 +19,11 @@ from torch import Tensor, nn
 from trajmon.errors import ShardError
 from trajmon.numerics.groups import Traits, describe
 from trajmon.numerics.layout import Dtype
-from trajmon.numerics.modules import Owned, is_instance, owned_parameters, submodules
+from trajmon.numerics.model import DTYPES
+from trajmon.numerics.modules import Owned, is_instance, parameters_in, submodules
 
 __all__ = ["LocalParameter", "is_sharded", "lies_in_runs", "local_parameters"]
 
-DTYPES: Final = {
-    torch.float64: "float64",
-    torch.float32: "float32",
-    torch.bfloat16: "bfloat16",
-    torch.float16: "float16",
-}
 _SAMPLE: Final = 256
 _FSDP1 = ("torch.distributed.fsdp.fully_sharded_data_parallel", "FullyShardedDataParallel")
 _FSDP2 = ("torch.distributed.fsdp._fully_shard._fully_shard", "FSDPModule")
@@ -48,9 +43,14 @@ class LocalParameter:
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
     """Of the box that lies here; an extent of 0: nothing does."""
-    traits: Traits
+    owned: Owned
+    """Where it is registered."""
     read: Callable[[], Tensor]
     """The box as it is now, of shape `sizes`, detached, not copied."""
+
+    def traits(self) -> Traits:
+        """What decides its groups; asked for once, and not at every checkpoint."""
+        return describe(self.owned)
 
     def digest(self) -> str:
         """Hex digest over some of the elements: replicas have the same, different tensors hardly ever."""
@@ -81,14 +81,15 @@ def local_parameters(model: nn.Module) -> list[LocalParameter]:
     Calling this again finds parameters that were replaced. Raises ShardError, by name, for what cannot be read.
     """
     shards = _shards_of_fsdp2(model)
-    paths = {id(owners[-1]): (path, owners) for path, owners in submodules(model, sharded=True)}
+    tree = submodules(model, sharded=True)
+    paths = {id(owners[-1]): (path, owners) for path, owners in tree}
     flat_names = {id(flat) for flat, _ in _flat_parameters(model)}
     tied = _tied_in_flat_parameters(model)
     found: list[LocalParameter] = []
     seen: set[int] = set()
     in_flat = _in_flat_parameters(model, paths)
     covered = {parameter.name for parameter in in_flat}
-    for owned in owned_parameters(model, sharded=True):
+    for owned in parameters_in(tree):
         place = id(owned.owners[-1]), owned.name.rpartition(".")[2]
         if place in shards:
             owned = replace(owned, parameter=shards[place])
@@ -98,7 +99,7 @@ def local_parameters(model: nn.Module) -> list[LocalParameter]:
         seen.add(id(parameter))
         if parameter.is_floating_point() or parameter.is_complex():
             found.append(_of(owned))
-    order = {path: index for index, (path, _) in enumerate(submodules(model, sharded=True))}
+    order = {path: index for index, (path, _) in enumerate(tree)}
     found += in_flat
     return sorted(found, key=lambda parameter: order.get(parameter.name.rpartition(".")[0], 0))
 
@@ -126,11 +127,11 @@ def _of(owned: Owned) -> LocalParameter:
     shape = tuple(parameter.shape)
     if master is not None:
         return _whole(owned, shape, "float32", lambda: master)
-    return _whole(owned, shape, dtype, lambda: parameter.detach())  # type: ignore[arg-type] # a Dtype
+    return _whole(owned, shape, dtype, lambda: parameter.detach())
 
 
 def _whole(owned: Owned, shape: tuple[int, ...], dtype: Dtype, read: Callable[[], Tensor]) -> LocalParameter:
-    return LocalParameter(owned.name, shape, dtype, shape, (0,) * len(shape), shape, describe(owned), read)
+    return LocalParameter(owned.name, shape, dtype, shape, (0,) * len(shape), shape, owned, read)
 
 
 def _master_weights(parameter: nn.Parameter) -> Tensor | None:
@@ -146,7 +147,7 @@ def _is_dtensor(parameter: Tensor) -> bool:
     )
 
 
-def _of_dtensor(owned: Owned, dtype: str) -> LocalParameter:
+def _of_dtensor(owned: Owned, dtype: Dtype) -> LocalParameter:
     parameter: Any = owned.parameter
     shape = tuple(parameter.shape)
     if any(placement.is_partial() for placement in parameter.placements):
@@ -167,11 +168,11 @@ def _of_dtensor(owned: Owned, dtype: str) -> LocalParameter:
     return LocalParameter(
         owned.name,
         shape,
-        dtype,  # type: ignore[arg-type] # a Dtype
+        dtype,
         shape,
         offsets if local.numel() else (0,) * len(shape),
         sizes if local.numel() else (0,) * len(shape),
-        describe(owned),
+        owned,
         lambda: local,
     )
 
@@ -196,11 +197,11 @@ def _of_zero3(owned: Owned) -> LocalParameter:
     return LocalParameter(
         owned.name,
         tuple(parameter.ds_shape),
-        dtype,  # type: ignore[arg-type] # a Dtype
+        dtype,
         (total,),
         (start,),
         (count,),
-        describe(owned),
+        owned,
         read,
     )
 
@@ -278,16 +279,15 @@ def _in_flat_parameters(
             dtype = DTYPES.get(flat.dtype)
             if dtype is None:
                 raise ShardError(f"layer {name!r} has dtype {flat.dtype}, which is not recorded")
-            placeholder = Owned(name, flat, owners)
             found.append(
                 LocalParameter(
                     name,
                     tuple(shape),
-                    dtype,  # type: ignore[arg-type] # a Dtype
+                    dtype,
                     (numel,),
                     (int(start),),
                     (int(count),),
-                    describe(placeholder),
+                    Owned(name, flat, owners),
                     _reader_of_flat(flat, int(place.offset_in_shard or 0), int(count)),
                 )
             )

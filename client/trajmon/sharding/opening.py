@@ -88,7 +88,7 @@ def open_shard(
 
 def _tensor_words(model: nn.Module) -> tuple[TensorWord, ...]:
     return tuple(
-        TensorWord(a.name, a.shape, a.dtype, a.frame, a.offsets, a.sizes, a.digest(), a.traits)
+        TensorWord(a.name, a.shape, a.dtype, a.frame, a.offsets, a.sizes, a.digest(), a.traits())
         for a in local_parameters(model)
     )
 

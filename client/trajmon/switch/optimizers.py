@@ -12,7 +12,7 @@ from trajmon.errors import SwitchError
 from trajmon.numerics.modules import is_instance
 from trajmon.switch.wrapping import comes_from_deepspeed
 
-__all__ = ["Optimizers", "state_bytes"]
+__all__ = ["Optimizers", "innermost", "state_bytes"]
 
 
 class Optimizers:
@@ -30,7 +30,7 @@ class Optimizers:
         self.given: list[Any] = several
         self.chain: list[Any] = [link for one in several for link in _chain(one)]
         """Every link of every chain."""
-        self.innermost: list[Any] = [list(_chain(one))[-1] for one in several]
+        self.innermost: list[Any] = [innermost(one) for one in several]
         """Those that do the work."""
         for link in self.chain:
             _refuse_unfit(link)
@@ -86,6 +86,14 @@ def state_bytes(state: object) -> int:
     if isinstance(state, list | tuple):
         return sum(map(state_bytes, state))
     return 0
+
+
+def innermost(optimizer: object) -> Any:
+    """The optimizer that really steps, inside of those that hold it as `optimizer` or `optim`.
+
+    Step hooks belong there: wrappers may inherit the methods that register them without what those need.
+    """
+    return list(_chain(optimizer))[-1]
 
 
 def _chain(optimizer: object) -> Iterator[Any]:

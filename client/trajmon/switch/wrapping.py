@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from trajmon.errors import SwitchError
-from trajmon.numerics.modules import is_instance
+from trajmon.numerics.modules import is_instance, submodules, unwrap
 
 __all__ = ["Freeze", "Mode", "bare", "choose", "comes_from_deepspeed", "gather", "is_fsdp1", "walk"]
 
@@ -34,18 +34,6 @@ _DDP: Final = ("torch.nn.parallel.distributed", "DistributedDataParallel")
 _FSDP1: Final = ("torch.distributed.fsdp.fully_sharded_data_parallel", "FullyShardedDataParallel")
 _FSDP2: Final = ("torch.distributed.fsdp._fully_shard._fully_shard", "FSDPModule")
 _DTENSOR: Final = ("torch.distributed.tensor", "DTensor")
-# Class and the child that it wraps.
-_WRAPPERS: Final = (
-    (*_DDP, "module"),
-    ("torch.nn.parallel.data_parallel", "DataParallel", "module"),
-    ("torch._dynamo.eval_frame", "OptimizedModule", "_orig_mod"),
-    (
-        "torch.distributed.algorithms._checkpoint.checkpoint_wrapper",
-        "ActivationWrapper",
-        "_checkpoint_wrapped_module",
-    ),
-    (*_FSDP1, "_fsdp_wrapped_module"),
-)
 
 
 def bare(module: nn.Module) -> nn.Module:
@@ -54,25 +42,12 @@ def bare(module: nn.Module) -> nn.Module:
     >>> bare(nn.DataParallel(nn.Flatten()))
     Flatten(start_dim=1, end_dim=-1)
     """
-    while True:
-        for home, name, child in _WRAPPERS:
-            inner = module._modules.get(child) if is_instance(module, home, name) else None
-            if inner is not None:
-                module = inner
-                break
-        else:
-            return module
+    return unwrap(module, sharded=True)
 
 
 def walk(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Path without wrappers and unwrapped module, for every place in the tree; parents first."""
-    places: list[tuple[str, nn.Module]] = [("", model)]
-    while places:
-        path, module = places.pop()
-        module = bare(module)
-        yield path, module
-        children = [(name, child) for name, child in module._modules.items() if child is not None]
-        places += [(f"{path}.{name}" if path else name, child) for name, child in reversed(children)]
+    return ((path, owners[-1]) for path, owners in submodules(model, sharded=True))
 
 
 def is_fsdp1(module: nn.Module) -> bool:
