@@ -27,7 +27,13 @@ class Training:
 
     def __init__(self) -> None:
         torch.manual_seed(0)
-        sizes: dict[str, Any] = {"n_layer": 8, "n_embd": 256, "n_head": 8, "vocab_size": 8000, "n_positions": 128}
+        sizes: dict[str, Any] = {
+            "n_layer": 8,
+            "n_embd": 256,
+            "n_head": 8,
+            "vocab_size": 8000,
+            "n_positions": 128,
+        }
         config = transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)
         self.model = transformers.GPT2LMHeadModel(config)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)

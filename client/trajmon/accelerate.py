@@ -1,6 +1,6 @@
 """Record a training loop that uses Hugging Face Accelerate.
 
-from accelerate import Accelerator  # type: ignore[import-untyped] # it ships no types
+from accelerate import Accelerator
 from trajmon.accelerate import prepare_recorder
 
 accelerator = Accelerator(gradient_accumulation_steps=4)
@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from accelerate import Accelerator  # type: ignore[import-untyped] # it ships no types
+from accelerate import Accelerator
 from torch import nn
 
 from trajmon._files import read_json, write_json

@@ -19,15 +19,10 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from trajmon.checkpoints.naming import natural_key
-from trajmon.numerics.errors import ModelError
-from trajmon.numerics.layout import MAX_GROUPS, NETWORK, Group
+from trajmon.numerics.grouping import Traits, groups_of, user_groups
+from trajmon.numerics.layout import Group
 
 __all__ = ["groups_by_name", "name_kinds"]
-
-_MAX_DEFAULT_GROUPS: Final = 16
-_MAX_NAME_LENGTH: Final = 64
-_FIXED: Final = (NETWORK, "norm", "non_norm")
-_KINDS: Final = ("attention", "attention.qkv", "mlp", "embedding", "head", "conv")
 
 _NORM: Final = re.compile(
     r".*norm(?!al).*|(.*[_.])?(ln|bn|gn)(_?[a-z0-9]*)?|(ln|bn|gn|rms)\d*|layer_?norm.*", re.IGNORECASE
@@ -92,65 +87,19 @@ def groups_by_name(
     shapes: dict[str, list[tuple[int, ...]]] = defaultdict(list)
     for name, shape in parameters:
         shapes[name.rpartition(".")[0]].append(shape)
-    members: dict[str, list[int]] = defaultdict(list)
-    for (name, shape), layers in zip(parameters, layers_of, strict=True):
+    traits = []
+    for name, shape in parameters:
         module = name.rpartition(".")[0]
         kinds = ("norm",) if module in norm_modules else name_kinds(name, shape, shapes[module])
-        for kind in (NETWORK, *kinds):
-            members[kind] += layers
-    names = [name for name in (*_FIXED, *_KINDS) if members[name]]
-    blocks = _blocks([name for name, _ in parameters], layers_of, _MAX_DEFAULT_GROUPS - len(names))
-    found = (*(Group(name, tuple(sorted(members[name]))) for name in names), *blocks)
-    return _with_declared(found, declared or {}, layer_names)
-
-
-def _blocks(names: Sequence[str], layers_of: Sequence[tuple[int, ...]], room: int) -> list[Group]:
-    by_depth: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for name, layers in zip(names, layers_of, strict=True):
-        path = name.split(".")
-        for depth, part in enumerate(path[:-1]):
-            if part.isdecimal():
-                by_depth[depth][".".join(path[: depth + 1])] += layers
-    numbered = [by_depth[depth] for depth in sorted(by_depth) if len(by_depth[depth]) >= 2]
-    if not numbered:
-        return []
+        traits.append(Traits(kinds, _numbered(name)))
     # By number: safetensors keeps its tensors by name, and there layer 10 comes before layer 2.
-    blocks = [sorted(numbered[0][path]) for path in sorted(numbered[0], key=natural_key)]
-    width = -(-len(blocks) // room)
-    digits = max(2, len(str(len(blocks) - 1)))
-    groups = []
-    for start in range(0, len(blocks), width):
-        last = min(start + width, len(blocks)) - 1
-        number = f"{start:0{digits}d}" if last == start else f"{start:0{digits}d}-{last:0{digits}d}"
-        merged = sorted(index for block in blocks[start : last + 1] for index in block)
-        groups.append(Group(f"block.{number}", tuple(merged)))
-    return groups
+    found = groups_of(traits, layers_of, natural_key)
+    return user_groups(declared or {}, layer_names, found)
 
 
-def _with_declared(
-    defaults: Sequence[Group], declared: Mapping[str, str | Sequence[str]], layer_names: Sequence[str]
-) -> tuple[Group, ...]:
-    made = {group.name: group for group in defaults}
-    for name, patterns in declared.items():
-        if name in _FIXED:
-            raise ModelError(f"group name {name!r} is taken: {', '.join(_FIXED)} always mean the same")
-        if not name or len(name) > _MAX_NAME_LENGTH or not name.isprintable():
-            raise ModelError(f"group name {name!r} is not 1 to {_MAX_NAME_LENGTH} printable characters")
-        chosen: set[int] = set()
-        for pattern in (patterns,) if isinstance(patterns, str) else patterns:
-            try:
-                regex = re.compile(pattern)
-            except re.error as error:
-                raise ModelError(
-                    f"group {name!r}: {pattern!r} is not a regular expression: {error}"
-                ) from error
-            matching = {index for index, layer in enumerate(layer_names) if regex.search(layer)}
-            if not matching:
-                raise ModelError(f"group {name!r}: {pattern!r} matches none of the {len(layer_names)} layers")
-            chosen |= matching
-        if not chosen:
-            raise ModelError(f"group {name!r} has no patterns")
-        made[name] = Group(name, tuple(sorted(chosen)))
-    if len(made) > MAX_GROUPS:
-        raise ModelError(f"{len(made)} groups, the default ones included, are more than {MAX_GROUPS}")
-    return tuple(made.values())
+def _numbered(name: str) -> tuple[tuple[int, str], ...]:
+    """Depth and path of each numbered part of a name."""
+    path = name.split(".")
+    return tuple(
+        (depth, ".".join(path[: depth + 1])) for depth, part in enumerate(path[:-1]) if part.isdecimal()
+    )

@@ -6,19 +6,16 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from trajmon.families.errors import FamilyError
 from trajmon.families.presets import Family
+from trajmon.numerics.grouping import MAX_DEFAULT_GROUPS
 from trajmon.numerics.layout import MAX_GROUPS
 from trajmon.numerics.views import View, match_views, split
 
 __all__ = ["Fitted", "fit"]
 
 log = logging.getLogger("trajmon")
-
-# Those that every model gets without being asked: trajmon.numerics.groups, which needs torch.
-_MOST_DEFAULT_GROUPS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +80,7 @@ def _merged(
     family: str, fitting: Mapping[str, tuple[str, ...]], own: dict[str, str | Sequence[str]]
 ) -> dict[str, str | Sequence[str]]:
     wanted = [name for name in fitting if name not in own]
-    room = max(0, MAX_GROUPS - _MOST_DEFAULT_GROUPS - len(own))
+    room = max(0, MAX_GROUPS - MAX_DEFAULT_GROUPS - len(own))
     if len(wanted) > room:
         log.warning(
             "%d groups are declared: there is no room for %s of model family %r",

@@ -11,12 +11,12 @@ compensation. With two lanes, the least that any supported processor has, that i
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final, TypeVar, cast
+from typing import Final
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from trajmon.numerics.compiling import SUMS, compiled
 
 __all__ = ["RUN", "block_sums", "padded"]
 
@@ -28,24 +28,6 @@ _TILE: Final = 4
 # Rows whose distance is a power of two share few places of the cache.
 _GAP: Final = 8
 
-# Sums may be reordered and fused. NaN and Inf must stay what they are: no "nnan", no "ninf".
-_SUMS: Final = {"reassoc", "contract", "nsz"}
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def _compiled(**options: Any) -> Callable[[_F], _F]:
-    def compile_lazily(function: _F) -> _F:
-        try:
-            return cast("_F", njit(nogil=True, cache=True, **options)(function))
-        except RuntimeError as error:
-            # A read-only installation without a home: nowhere to keep compiled code, each process compiles.
-            if "no locator available" not in str(error):
-                raise
-            return cast("_F", njit(nogil=True, **options)(function))
-
-    return compile_lazily
-
 
 def padded(rows: int) -> int:
     """Rows of the scratch and of the sums: a multiple of four.
@@ -56,7 +38,7 @@ def padded(rows: int) -> int:
     return -(-rows // _TILE) * _TILE
 
 
-@_compiled()
+@compiled()
 def _widen(
     wide: NDArray[np.float64],
     single: NDArray[np.float32],
@@ -109,7 +91,7 @@ def _widen(
                     into[i] = np.nan
 
 
-@_compiled(fastmath=_SUMS)
+@compiled(fastmath=SUMS)
 def _pairs(x: NDArray[np.float64], count: int, sums: NDArray[np.float64]) -> None:
     """Add ⟨x_i, x_j⟩ over the first `count` elements for all i ≥ j; some i < j come along."""
     for i in range(0, len(x), 4):
@@ -155,7 +137,7 @@ def _pairs(x: NDArray[np.float64], count: int, sums: NDArray[np.float64]) -> Non
             sums[i + 3, j + 3] += a33
 
 
-@_compiled(fastmath=_SUMS)
+@compiled(fastmath=SUMS)
 def _differences(x: NDArray[np.float64], rows: int, count: int, sums: NDArray[np.float64]) -> None:
     """Add ‖x_t−x_{t−1}‖², ⟨x_t−x_{t−1}, x_{t−1}−x_{t−2}⟩, ‖x_t−x_0‖², ⟨x_t−x_0, x_1−x_0⟩ for each t ≥ 1."""
     for t in range(1, rows):
@@ -175,7 +157,7 @@ def _differences(x: NDArray[np.float64], rows: int, count: int, sums: NDArray[np
 
 
 # Without reordering, which would undo the compensation.
-@_compiled()
+@compiled()
 def _add(sums: NDArray[np.float64], total: NDArray[np.float64], carry: NDArray[np.float64]) -> None:
     """Add `sums` to total + carry (Knuth's two-sum) and set them to zero; all three are 1-D."""
     for i in range(len(sums)):
@@ -187,7 +169,7 @@ def _add(sums: NDArray[np.float64], total: NDArray[np.float64], carry: NDArray[n
         sums[i] = 0.0
 
 
-@_compiled()
+@compiled()
 def block_sums(
     wide: NDArray[np.float64],
     single: NDArray[np.float32],

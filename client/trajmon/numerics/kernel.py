@@ -19,13 +19,12 @@ Products of float32, bfloat16 and float16 are exact in float64; those of float64
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from trajmon.numerics.compiling import SUMS, compiled
 from trajmon.numerics.tile import BLOCK, RUN, load, tile
 
 __all__ = ["BLOCK", "CODES", "TASK", "add_slots", "run_tasks"]
@@ -43,26 +42,8 @@ _F32: Final = np.float32(0)
 _BF16: Final = np.uint16(0)
 _F16: Final = np.int16(0)
 
-# Sums may be reordered and fused. NaN and Inf must stay what they are: no "nnan", no "ninf".
-_SUMS: Final = {"reassoc", "contract", "nsz"}
 
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def _compiled(**options: Any) -> Callable[[_F], _F]:
-    def compile_lazily(function: _F) -> _F:
-        try:
-            return cast("_F", njit(nogil=True, cache=True, **options)(function))
-        except RuntimeError as error:
-            # A read-only installation without a home: nowhere to keep compiled code, each process compiles.
-            if "no locator available" not in str(error):
-                raise
-            return cast("_F", njit(nogil=True, **options)(function))
-
-    return compile_lazily
-
-
-@_compiled(fastmath=_SUMS)
+@compiled(fastmath=SUMS)
 def _widen(x: NDArray[np.float64], address: np.uint64, like: Any) -> None:
     for i in range(len(x)):
         x[i] = load(address, i, like)
@@ -74,7 +55,7 @@ _tile_column: Any = tile(TILE_ROWS, 1)
 _tile_one: Any = tile(1, 1)
 
 
-@_compiled(fastmath=_SUMS)
+@compiled(fastmath=SUMS)
 def _difference_products(
     x: np.uint64,
     previous: np.uint64,
@@ -102,7 +83,7 @@ def _difference_products(
     return t0, t1, t2, t3
 
 
-@_compiled()
+@compiled()
 def _segment_rows(
     x: np.uint64,
     rows: int,
@@ -134,7 +115,7 @@ def _segment_rows(
         row += TILE_ROWS if many else 1
 
 
-@_compiled(fastmath=_SUMS)
+@compiled(fastmath=SUMS)
 def _segment_products(
     x: np.uint64, path: NDArray[np.uint64], offset: np.uint64, count: int, like: Any, out: Any
 ) -> None:
@@ -147,7 +128,7 @@ def _segment_products(
     out[3] += d
 
 
-@_compiled()
+@compiled()
 def run_tasks(
     tasks: NDArray[np.int64],
     blocks: NDArray[np.int64],
@@ -236,7 +217,7 @@ def run_tasks(
                     _segment_products(start, paths[row], offset, count, _F16, products[row, slot])
 
 
-@_compiled()
+@compiled()
 def add_slots(
     slots: NDArray[np.float64],
     layers: NDArray[np.int64],

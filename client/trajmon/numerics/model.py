@@ -11,7 +11,8 @@ from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from trajmon.numerics.errors import ModelChangedError, ModelError
-from trajmon.numerics.groups import default_groups, user_groups
+from trajmon.numerics.grouping import user_groups
+from trajmon.numerics.groups import default_groups
 from trajmon.numerics.layout import Dtype, Layer, Layout
 from trajmon.numerics.modules import Owned, is_instance, is_norm_module, owned_parameters
 from trajmon.numerics.views import Part, View, match_views, split

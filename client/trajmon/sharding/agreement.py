@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trajmon.errors import NoSuchRunError, OtherModelError, RunExistsError, RunOwnedError, ShardError
-from trajmon.numerics.groups import Traits, groups_of, user_groups
+from trajmon.numerics.grouping import Traits, groups_of, user_groups
 from trajmon.numerics.layout import Dtype, Layer, Layout
 from trajmon.numerics.views import View, match_views, split
 from trajmon.sharding.chunks import Chunk

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,12 +73,6 @@ class Shard:
     def layers(self) -> tuple[int, ...]:
         """Positions in the run's layout of the layers that the shard has chunks of, ascending."""
         return tuple(sorted({chunk.layer for chunk in self.chunks}))
-
-    @property
-    def digest(self) -> str:
-        """16 hex digits over part, parts and chunks: tells cuts apart."""
-        text = json.dumps([self.part, self.num_parts, [chunk.to_json() for chunk in self.chunks]])
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types; :meth:`from_json` reads it back."""

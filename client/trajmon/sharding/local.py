@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from trajmon.errors import ShardError
-from trajmon.numerics.groups import Traits, describe
+from trajmon.numerics.grouping import Traits
+from trajmon.numerics.groups import describe
 from trajmon.numerics.layout import Dtype
 from trajmon.numerics.model import DTYPES
 from trajmon.numerics.modules import Owned, is_instance, parameters_in, submodules

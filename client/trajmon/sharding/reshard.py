@@ -45,7 +45,6 @@ __all__ = [
     "Resharder",
     "common_pieces",
     "copy_common",
-    "earlier_headers",
 ]
 
 log = logging.getLogger("trajmon.agent")
@@ -240,23 +239,6 @@ class Resharder:
         if text not in self._told:
             self._told.add(text)
             log.warning("%s", text)
-
-
-def earlier_headers(run_dirs: Sequence[RunDir]) -> dict[int, SnapshotHeader]:
-    """Headers of all snapshots in a run's folders together, by number; reads headers alone.
-
-    Where folders differ on a checkpoint, the latest attempt counts, as in :meth:`Resharder.bring`; then the latest
-    step, then the folder named first. One that cannot be read is as good as absent.
-    """
-    union: dict[int, SnapshotHeader] = {}
-    for run_dir in run_dirs:
-        if not run_dir.snapshots.is_dir():
-            continue
-        store = SnapshotStore(run_dir.snapshots, "", 0, writer="none")
-        for number, header in store.headers().items():
-            if number not in union or _identity(header) > _identity(union[number]):
-                union[number] = header
-    return dict(sorted(union.items()))
 
 
 def copy_common(

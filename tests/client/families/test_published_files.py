@@ -16,7 +16,7 @@ from client.families.architectures import (  # noqa: TID251 # tests/client, on t
     build,
 )
 from trajmon.families import family_of_config, fit, presets_for
-from trajmon.numerics.groups import user_groups
+from trajmon.numerics.grouping import user_groups
 from trajmon.numerics.layout import NETWORK, Group
 from trajmon.numerics.model import plan_model
 from trajmon.numerics.views import match_views, split

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from trajmon.numerics import kernel, reference
+from trajmon.numerics import compiling, reference
 from trajmon.numerics.errors import SnapshotError
 from trajmon.numerics.gram import PathIndices, gram_row
 from trajmon.numerics.layout import Group, Layer, Layout
@@ -252,7 +252,7 @@ def test_code_that_cannot_be_kept_is_compiled_all_the_same() -> None:
     # A function without a source file has no place for its compiled code, as in a read-only installation.
     made: dict[str, Any] = {}
     exec(compile("def twice(x): return x * 2.0", "<nowhere>", "exec"), made)
-    compiled = kernel._compiled(fastmath=True)(made["twice"])
+    compiled = compiling.compiled(fastmath=True)(made["twice"])
     assert compiled(21.0) == 42.0
 
 
@@ -280,6 +280,6 @@ def test_the_training_part_needs_no_numba() -> None:
 
 def test_the_kernel_may_reorder_sums_but_not_assume_finite_numbers() -> None:
     # No input shows the difference with every compiler: the flags themselves are what must not change.
-    from trajmon.numerics import kernel
+    from trajmon.numerics import compiling
 
-    assert {"reassoc", "contract", "nsz"} == kernel._SUMS
+    assert {"reassoc", "contract", "nsz"} == compiling.SUMS

@@ -109,7 +109,8 @@ class Folder:
         if chunks is not None:
             writer = hashlib.blake2b(f"{part} of {parts}".encode(), digest_size=16).hexdigest()
             shard = Shard(part, parts, writer, 0, tuple(chunks))
-            name = f"net~{shard.digest}"
+            cut = hashlib.blake2b(repr(shard).encode(), digest_size=8).hexdigest()
+            name = f"net~{cut}"
         self.run_dir = RunDir.of(home, name)
         self.run_dir.create()
         self.run = RunDescription(RUN_ID, "net", (), layout, 1.7e9, shard)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from trajmon.errors import NoSuchRunError, OtherModelError, RunExistsError, RunOwnedError, ShardError
-from trajmon.numerics.groups import Traits
+from trajmon.numerics.grouping import Traits
 from trajmon.numerics.views import View
 from trajmon.sharding.agreement import Decision, Found, TensorWord, Word, agree
 

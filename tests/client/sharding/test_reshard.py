@@ -30,7 +30,7 @@ from client.sharding.cuts import (  # noqa: TID251 # tests/client, on the path o
 from trajmon.numerics.layout import Group, Layer, Layout
 from trajmon.sharding import reshard
 from trajmon.sharding.chunks import Chunk
-from trajmon.sharding.reshard import Resharder, earlier_headers
+from trajmon.sharding.reshard import Resharder
 
 VALUES = elements(LAYOUT, seed=1)
 
@@ -381,20 +381,3 @@ def test_memory_stays_bounded_however_large_the_layer(
     assert later.holds(0, values)
     # A slab, its marks and the comings and goings of one copy; the layer has 16 MiB.
     assert peak_bytes < 4 << 20
-
-
-def test_headers_of_all_folders_together(tmp_path: Path) -> None:
-    first, second = cut_folders(tmp_path, by_axis(LAYOUT, 2))
-    first.record(0, VALUES)
-    first.record(1, VALUES)
-    second.record(0, VALUES)
-    second.record(2, VALUES, previous=0)
-    second.store.path(3).write_bytes(b"damaged")
-    first.record(4, VALUES, step=5)
-    second.record(4, VALUES, attempt=2, step=4)
-    absent = replace(first.run_dir, path=tmp_path / "client" / "net~none")
-    for order in ([first, second], [second, first]):
-        union = earlier_headers([*[folder.run_dir for folder in order], absent])
-        facts = {number: (header.attempt, header.step, header.previous) for number, header in union.items()}
-        assert facts == {0: (1, 0, None), 1: (1, 10, 0), 2: (1, 20, 0), 4: (2, 4, 3)}
-        assert list(union) == [0, 1, 2, 4]
