@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator  # type: ignore[import-untyped] # it ships no types
-from accelerate.tracking import GeneralTracker  # type: ignore[import-untyped] # the same
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 

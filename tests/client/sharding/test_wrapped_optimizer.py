@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from accelerate import Accelerator  # type: ignore[import-untyped] # it has no types
+from accelerate import Accelerator
 from torch import nn
 
 from trajmon._trigger import StepTrigger

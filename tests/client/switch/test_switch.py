@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator  # type: ignore[import-untyped] # ships no types
+from accelerate import Accelerator
 from torch import nn
 
 from client.switch.networks import (  # noqa: TID251 # tests/client, on the path of the tests
