@@ -1,7 +1,8 @@
 """Errors of the wire contract.
 
 ContractError (ValueError)
-├── RecordError    bytes that are not a valid row record
+├── RecordError    bytes that are not a valid record
+├── SketchError    sketches, or a specification of them, that cannot be, or that do not go together
 └── ScopeError     a scope that is not `network`, `group:NAME` or `layer:NAME`
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["ContractError", "RecordError", "RecordProblem", "ScopeError"]
+__all__ = ["ContractError", "RecordError", "RecordProblem", "ScopeError", "SketchError"]
 
 RecordProblem = Literal[
     "bad_header", "damaged", "not_a_record", "truncated", "unknown_version", "wrong_length", "wrong_payload"
@@ -21,7 +22,7 @@ class ContractError(ValueError):
 
 
 class RecordError(ContractError):
-    """Bytes that are not a valid row record.
+    """Bytes that are not a valid record.
 
     >>> RecordError("damaged", "record does not match its checksum").kind
     'damaged'
@@ -34,3 +35,7 @@ class RecordError(ContractError):
 
 class ScopeError(ContractError):
     """A scope that is not ``network``, ``group:NAME`` or ``layer:NAME``."""
+
+
+class SketchError(ContractError):
+    """Sketches, or a specification of them, that cannot be, or that do not go together."""

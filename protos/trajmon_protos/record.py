@@ -1,17 +1,7 @@
 """The row record: the same bytes in the agent's spool, on the wire and in the server's journal.
 
-Layout of a record, all integers little-endian, without padding:
-
-====================  =======  =====================================================================
-bytes                 type     meaning
-====================  =======  =====================================================================
-0..8                  8 bytes  magic ``TMROW\\x00\\x00\\x01``; the last byte is the format version
-8..12                 uint32   H, length of the header
-12..20                uint64   P, length of the payload
-20..20+H              bytes    header, a serialised ``RowHeader`` message
-20+H..20+H+P          bytes    payload, see below
-last 16               bytes    BLAKE2b digest (16 bytes) of everything before it
-====================  =======  =====================================================================
+The frame is that of :mod:`trajmon_protos.framing`, with the magic ``TMROW\\x00\\x00\\x01`` and a ``RowHeader`` message
+as its header.
 
 Payload, for L = ``num_layers`` and n = ``checkpoint`` + 1:
 
@@ -27,8 +17,6 @@ origin is checkpoint 0 and "first" is the path's second checkpoint. Products tha
 from __future__ import annotations
 
 import enum
-import hashlib
-import struct
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,14 +24,12 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from trajmon_protos.errors import RecordError
+from trajmon_protos.framing import open_frame, pack, read_digest
 from trajmon_protos.v1 import types_pb2
 
 __all__ = ["MAGIC", "PRODUCTS", "LayerStatus", "Row", "decode", "encode", "payload_bytes", "read_digest"]
 
 MAGIC = b"TMROW\x00\x00\x01"
-_LENGTHS = struct.Struct("<IQ")
-_PREFIX_BYTES = len(MAGIC) + _LENGTHS.size
-_DIGEST_BYTES = 16
 
 PRODUCTS = ("update_squared", "update_dot", "displacement_squared", "displacement_dot")
 """‖θ_t−θ_{t−1}‖², ⟨θ_t−θ_{t−1}, θ_{t−1}−θ_{t−2}⟩, ‖θ_t−θ_0‖², ⟨θ_t−θ_0, θ_1−θ_0⟩, of float64 differences."""
@@ -57,6 +43,8 @@ class LayerStatus(enum.IntEnum):
     """The layer holds NaN or Inf here, or its products overflow float64; its entries are NaN."""
     SNAPSHOT_MISSING = 2
     """At least one older snapshot could not be read; the entries with it are NaN, the others exact."""
+    NOT_KEPT = 3
+    """Some older snapshots were not kept, as was planned; the entries with them are NaN, the others exact."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +81,12 @@ def encode(row: Row) -> bytes:
         raise ValueError("row header announces no layers")
     if shapes != expected:
         raise ValueError(f"row arrays have shapes {shapes}, the header implies {expected}")
-    header = row.header.SerializeToString(deterministic=True)
-    payload = b"".join(
-        (
-            np.ascontiguousarray(row.gram, dtype="<f8").tobytes(),
-            np.ascontiguousarray(row.products, dtype="<f8").tobytes(),
-            np.ascontiguousarray(row.status, dtype="|u1").tobytes(),
-        )
+    payload = (
+        np.ascontiguousarray(row.gram, dtype="<f8").tobytes(),
+        np.ascontiguousarray(row.products, dtype="<f8").tobytes(),
+        np.ascontiguousarray(row.status, dtype="|u1").tobytes(),
     )
-    body = b"".join((MAGIC, _LENGTHS.pack(len(header), len(payload)), header, payload))
-    return body + _digest(body)
+    return pack(MAGIC, row.header.SerializeToString(deterministic=True), payload)
 
 
 def decode(record: bytes | memoryview) -> Row:
@@ -110,56 +94,29 @@ def decode(record: bytes | memoryview) -> Row:
 
     Raises :class:`RecordError` with a machine-readable kind if anything is off.
     """
-    view = memoryview(record)
-    header_bytes, payload_size = _lengths(view)
-    total = _PREFIX_BYTES + header_bytes + payload_size + _DIGEST_BYTES
-    if len(view) != total:
-        raise RecordError("wrong_length", f"record has {len(view)} bytes, its prefix announces {total}")
-    if bytes(view[-_DIGEST_BYTES:]) != _digest(view[:-_DIGEST_BYTES]):
-        raise RecordError("damaged", "record does not match its checksum")
+    header_view, payload = open_frame(record, MAGIC)
     header = types_pb2.RowHeader()
     try:
-        header.ParseFromString(bytes(view[_PREFIX_BYTES : _PREFIX_BYTES + header_bytes]))
+        header.ParseFromString(bytes(header_view))
     except DecodeError as error:
         raise RecordError("bad_header", "record header is not a RowHeader message") from error
     num_layers, n = header.num_layers, header.checkpoint + 1
     if num_layers == 0:
         # An empty payload would fit any checkpoint number, however large.
         raise RecordError("bad_header", "record header announces no layers")
-    if payload_size != payload_bytes(num_layers, header.checkpoint):
+    if len(payload) != payload_bytes(num_layers, header.checkpoint):
         raise RecordError(
             "wrong_payload",
-            f"payload has {payload_size} bytes; {num_layers} layers at checkpoint {header.checkpoint} need "
+            f"payload has {len(payload)} bytes; {num_layers} layers at checkpoint {header.checkpoint} need "
             f"{payload_bytes(num_layers, header.checkpoint)}",
         )
-    start = _PREFIX_BYTES + header_bytes
-    gram_end = start + 8 * num_layers * n
+    gram_end = 8 * num_layers * n
     products_end = gram_end + 8 * num_layers * len(PRODUCTS)
     return Row(
         header=header,
-        gram=np.frombuffer(view[start:gram_end], dtype="<f8").reshape(num_layers, n),
-        products=np.frombuffer(view[gram_end:products_end], dtype="<f8").reshape(num_layers, len(PRODUCTS)),
-        status=np.frombuffer(view[products_end : start + payload_size], dtype="|u1"),
+        gram=np.frombuffer(payload[:gram_end], dtype="<f8").reshape(num_layers, n),
+        products=np.frombuffer(payload[gram_end:products_end], dtype="<f8").reshape(
+            num_layers, len(PRODUCTS)
+        ),
+        status=np.frombuffer(payload[products_end:], dtype="|u1"),
     )
-
-
-def read_digest(record: bytes | memoryview) -> bytes:
-    """The 16 digest bytes that a record carries, unverified."""
-    return bytes(memoryview(record)[-_DIGEST_BYTES:])
-
-
-def _lengths(view: memoryview) -> tuple[int, int]:
-    if len(view) < _PREFIX_BYTES + _DIGEST_BYTES:
-        raise RecordError("truncated", f"record has {len(view)} bytes, fewer than its fixed parts")
-    if bytes(view[:7]) != MAGIC[:7]:
-        raise RecordError("not_a_record", "bytes do not start with the record magic")
-    if view[7] != MAGIC[7]:
-        raise RecordError(
-            "unknown_version", f"record format version {view[7]} is not {MAGIC[7]}; update the reader"
-        )
-    header_bytes, payload = _LENGTHS.unpack(view[len(MAGIC) : _PREFIX_BYTES])
-    return header_bytes, payload
-
-
-def _digest(body: bytes | memoryview) -> bytes:
-    return hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest()

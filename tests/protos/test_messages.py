@@ -16,7 +16,14 @@ def test_services_and_their_methods() -> None:
     }
     assert methods == {
         "trajmon_protos.v1.IngestService": ["OpenRun", "PushRow", "PushRowStream", "ReportStatus"],
-        "trajmon_protos.v1.QueryService": ["ListRuns", "GetRun", "GetMap", "GetHallmarks", "WatchRun"],
+        "trajmon_protos.v1.QueryService": [
+            "ListRuns",
+            "GetRun",
+            "GetMap",
+            "GetCrossMap",
+            "GetHallmarks",
+            "WatchRun",
+        ],
     }
 
 
@@ -32,6 +39,7 @@ def test_layer_statuses_are_fixed_numbers() -> None:
         "EXACT": 0,
         "NON_FINITE": 1,
         "SNAPSHOT_MISSING": 2,
+        "NOT_KEPT": 3,
     }
 
 

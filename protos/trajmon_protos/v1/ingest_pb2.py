@@ -25,35 +25,37 @@ _sym_db = _symbol_database.Default()
 from trajmon_protos.v1 import types_pb2 as trajmon__protos_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etrajmon_protos/v1/ingest.proto\x12\x11trajmon_protos.v1\x1a\x1dtrajmon_protos/v1/types.proto\"\xdb\x01\n\x0eOpenRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04tags\x18\x03 \x03(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12)\n\x06layout\x18\x05 \x01(\x0b\x32\x19.trajmon_protos.v1.Layout\x12\x16\n\x0e\x63lient_version\x18\x06 \x01(\t\x12\x0c\n\x04part\x18\x07 \x01(\r\x12\x11\n\tnum_parts\x18\x08 \x01(\r\x12\x0e\n\x06writer\x18\t \x01(\t\x12\x18\n\x10\x66irst_checkpoint\x18\n \x01(\x04\"Z\n\x0fOpenRunResponse\x12\x14\n\x0cwriter_epoch\x18\x01 \x01(\x04\x12\x17\n\x0fnext_checkpoint\x18\x02 \x01(\x04\x12\x18\n\x10max_record_bytes\x18\x03 \x01(\x04\"V\n\x0ePushRowRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x14\n\x0cwriter_epoch\x18\x02 \x01(\x04\x12\x0e\n\x06record\x18\x03 \x01(\x0c\x12\x0e\n\x06writer\x18\x04 \x01(\t\"A\n\x0fPushRowResponse\x12.\n\x07receipt\x18\x01 \x01(\x0b\x32\x1d.trajmon_protos.v1.RowReceipt\"\xc6\x01\n\x14PushRowStreamRequest\x12@\n\x06header\x18\x01 \x01(\x0b\x32..trajmon_protos.v1.PushRowStreamRequest.HeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x1aT\n\x06Header\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x14\n\x0cwriter_epoch\x18\x02 \x01(\x04\x12\x14\n\x0crecord_bytes\x18\x03 \x01(\x04\x12\x0e\n\x06writer\x18\x04 \x01(\tB\x06\n\x04part\"G\n\x15PushRowStreamResponse\x12.\n\x07receipt\x18\x01 \x01(\x0b\x32\x1d.trajmon_protos.v1.RowReceipt\"\x87\x01\n\nRowReceipt\x12\x12\n\ncheckpoint\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x11\n\tduplicate\x18\x03 \x01(\x08\x12\x17\n\x0fnext_checkpoint\x18\x04 \x01(\x04\x12)\n\x06\x61\x64vice\x18\x05 \x01(\x0b\x32\x19.trajmon_protos.v1.Advice\"\xc4\x02\n\x13ReportStatusRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x14\n\x0cwriter_epoch\x18\x02 \x01(\x04\x12*\n\x05phase\x18\x03 \x01(\x0e\x32\x1b.trajmon_protos.v1.RunPhase\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x1c\n\x14\x63heckpoints_recorded\x18\x05 \x01(\x04\x12\x1b\n\x13\x63heckpoints_skipped\x18\x06 \x01(\x04\x12\x1b\n\x13\x63heckpoints_pending\x18\x07 \x01(\x04\x12\x16\n\x0esnapshot_bytes\x18\x08 \x01(\x04\x12\x16\n\x0e\x61gent_restarts\x18\t \x01(\x04\x12\x0e\n\x06writer\x18\n \x01(\t\x12\x1e\n\x16\x63heckpoints_uncomputed\x18\x0b \x01(\x04\x12\x13\n\x0blag_seconds\x18\x0c \x01(\x01\"\x9f\x01\n\x14ReportStatusResponse\x12)\n\x06\x61\x64vice\x18\x01 \x01(\x0b\x32\x19.trajmon_protos.v1.Advice\x12\x34\n\thallmarks\x18\x02 \x03(\x0b\x32!.trajmon_protos.v1.GroupHallmarks\x12\x17\n\ncheckpoint\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\r\n\x0b_checkpoint*\x7f\n\x08RunPhase\x12\x19\n\x15RUN_PHASE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_PHASE_RUNNING\x10\x01\x12\x16\n\x12RUN_PHASE_FINISHED\x10\x02\x12\x12\n\x0eRUN_PHASE_LOST\x10\x03\x12\x15\n\x11RUN_PHASE_STOPPED\x10\x04\x32\xfa\x02\n\rIngestService\x12P\n\x07OpenRun\x12!.trajmon_protos.v1.OpenRunRequest\x1a\".trajmon_protos.v1.OpenRunResponse\x12P\n\x07PushRow\x12!.trajmon_protos.v1.PushRowRequest\x1a\".trajmon_protos.v1.PushRowResponse\x12\x64\n\rPushRowStream\x12\'.trajmon_protos.v1.PushRowStreamRequest\x1a(.trajmon_protos.v1.PushRowStreamResponse(\x01\x12_\n\x0cReportStatus\x12&.trajmon_protos.v1.ReportStatusRequest\x1a\'.trajmon_protos.v1.ReportStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etrajmon_protos/v1/ingest.proto\x12\x11trajmon_protos.v1\x1a\x1dtrajmon_protos/v1/types.proto\"\xdb\x01\n\x0eOpenRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04tags\x18\x03 \x03(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12)\n\x06layout\x18\x05 \x01(\x0b\x32\x19.trajmon_protos.v1.Layout\x12\x16\n\x0e\x63lient_version\x18\x06 \x01(\t\x12\x0c\n\x04part\x18\x07 \x01(\r\x12\x11\n\tnum_parts\x18\x08 \x01(\r\x12\x0e\n\x06writer\x18\t \x01(\t\x12\x18\n\x10\x66irst_checkpoint\x18\n \x01(\x04\"r\n\x0fOpenRunResponse\x12\x14\n\x0cwriter_epoch\x18\x01 \x01(\x04\x12\x17\n\x0fnext_checkpoint\x18\x02 \x01(\x04\x12\x18\n\x10max_record_bytes\x18\x03 \x01(\x04\x12\x16\n\x0etakes_sketches\x18\x04 \x01(\x08\"V\n\x0ePushRowRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x14\n\x0cwriter_epoch\x18\x02 \x01(\x04\x12\x0e\n\x06record\x18\x03 \x01(\x0c\x12\x0e\n\x06writer\x18\x04 \x01(\t\"A\n\x0fPushRowResponse\x12.\n\x07receipt\x18\x01 \x01(\x0b\x32\x1d.trajmon_protos.v1.RowReceipt\"\xc6\x01\n\x14PushRowStreamRequest\x12@\n\x06header\x18\x01 \x01(\x0b\x32..trajmon_protos.v1.PushRowStreamRequest.HeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x1aT\n\x06Header\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x14\n\x0cwriter_epoch\x18\x02 \x01(\x04\x12\x14\n\x0crecord_bytes\x18\x03 \x01(\x04\x12\x0e\n\x06writer\x18\x04 \x01(\tB\x06\n\x04part\"G\n\x15PushRowStreamResponse\x12.\n\x07receipt\x18\x01 \x01(\x0b\x32\x1d.trajmon_protos.v1.RowReceipt\"\x87\x01\n\nRowReceipt\x12\x12\n\ncheckpoint\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x11\n\tduplicate\x18\x03 \x01(\x08\x12\x17\n\x0fnext_checkpoint\x18\x04 \x01(\x04\x12)\n\x06\x61\x64vice\x18\x05 \x01(\x0b\x32\x19.trajmon_protos.v1.Advice\"\x94\x03\n\x13ReportStatusRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x14\n\x0cwriter_epoch\x18\x02 \x01(\x04\x12*\n\x05phase\x18\x03 \x01(\x0e\x32\x1b.trajmon_protos.v1.RunPhase\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x1c\n\x14\x63heckpoints_recorded\x18\x05 \x01(\x04\x12\x1b\n\x13\x63heckpoints_skipped\x18\x06 \x01(\x04\x12\x1b\n\x13\x63heckpoints_pending\x18\x07 \x01(\x04\x12\x16\n\x0esnapshot_bytes\x18\x08 \x01(\x04\x12\x16\n\x0e\x61gent_restarts\x18\t \x01(\x04\x12\x0e\n\x06writer\x18\n \x01(\t\x12\x1e\n\x16\x63heckpoints_uncomputed\x18\x0b \x01(\x04\x12\x13\n\x0blag_seconds\x18\x0c \x01(\x01\x12\x36\n\rsnapshot_mode\x18\r \x01(\x0e\x32\x1f.trajmon_protos.v1.SnapshotMode\x12\x16\n\x0esnapshots_kept\x18\x0e \x01(\x04\"\x9f\x01\n\x14ReportStatusResponse\x12)\n\x06\x61\x64vice\x18\x01 \x01(\x0b\x32\x19.trajmon_protos.v1.Advice\x12\x34\n\thallmarks\x18\x02 \x03(\x0b\x32!.trajmon_protos.v1.GroupHallmarks\x12\x17\n\ncheckpoint\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\r\n\x0b_checkpoint*\x7f\n\x08RunPhase\x12\x19\n\x15RUN_PHASE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_PHASE_RUNNING\x10\x01\x12\x16\n\x12RUN_PHASE_FINISHED\x10\x02\x12\x12\n\x0eRUN_PHASE_LOST\x10\x03\x12\x15\n\x11RUN_PHASE_STOPPED\x10\x04*|\n\x0cSnapshotMode\x12\x1d\n\x19SNAPSHOT_MODE_UNSPECIFIED\x10\x00\x12\x17\n\x13SNAPSHOT_MODE_EXACT\x10\x01\x12\x1a\n\x16SNAPSHOT_MODE_ANCHORED\x10\x02\x12\x18\n\x14SNAPSHOT_MODE_SKETCH\x10\x03\x32\xfa\x02\n\rIngestService\x12P\n\x07OpenRun\x12!.trajmon_protos.v1.OpenRunRequest\x1a\".trajmon_protos.v1.OpenRunResponse\x12P\n\x07PushRow\x12!.trajmon_protos.v1.PushRowRequest\x1a\".trajmon_protos.v1.PushRowResponse\x12\x64\n\rPushRowStream\x12\'.trajmon_protos.v1.PushRowStreamRequest\x1a(.trajmon_protos.v1.PushRowStreamResponse(\x01\x12_\n\x0cReportStatus\x12&.trajmon_protos.v1.ReportStatusRequest\x1a\'.trajmon_protos.v1.ReportStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'trajmon_protos.v1.ingest_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RUNPHASE']._serialized_start=1454
-  _globals['_RUNPHASE']._serialized_end=1581
+  _globals['_RUNPHASE']._serialized_start=1558
+  _globals['_RUNPHASE']._serialized_end=1685
+  _globals['_SNAPSHOTMODE']._serialized_start=1687
+  _globals['_SNAPSHOTMODE']._serialized_end=1811
   _globals['_OPENRUNREQUEST']._serialized_start=85
   _globals['_OPENRUNREQUEST']._serialized_end=304
   _globals['_OPENRUNRESPONSE']._serialized_start=306
-  _globals['_OPENRUNRESPONSE']._serialized_end=396
-  _globals['_PUSHROWREQUEST']._serialized_start=398
-  _globals['_PUSHROWREQUEST']._serialized_end=484
-  _globals['_PUSHROWRESPONSE']._serialized_start=486
-  _globals['_PUSHROWRESPONSE']._serialized_end=551
-  _globals['_PUSHROWSTREAMREQUEST']._serialized_start=554
-  _globals['_PUSHROWSTREAMREQUEST']._serialized_end=752
-  _globals['_PUSHROWSTREAMREQUEST_HEADER']._serialized_start=660
-  _globals['_PUSHROWSTREAMREQUEST_HEADER']._serialized_end=744
-  _globals['_PUSHROWSTREAMRESPONSE']._serialized_start=754
-  _globals['_PUSHROWSTREAMRESPONSE']._serialized_end=825
-  _globals['_ROWRECEIPT']._serialized_start=828
-  _globals['_ROWRECEIPT']._serialized_end=963
-  _globals['_REPORTSTATUSREQUEST']._serialized_start=966
-  _globals['_REPORTSTATUSREQUEST']._serialized_end=1290
-  _globals['_REPORTSTATUSRESPONSE']._serialized_start=1293
-  _globals['_REPORTSTATUSRESPONSE']._serialized_end=1452
-  _globals['_INGESTSERVICE']._serialized_start=1584
-  _globals['_INGESTSERVICE']._serialized_end=1962
+  _globals['_OPENRUNRESPONSE']._serialized_end=420
+  _globals['_PUSHROWREQUEST']._serialized_start=422
+  _globals['_PUSHROWREQUEST']._serialized_end=508
+  _globals['_PUSHROWRESPONSE']._serialized_start=510
+  _globals['_PUSHROWRESPONSE']._serialized_end=575
+  _globals['_PUSHROWSTREAMREQUEST']._serialized_start=578
+  _globals['_PUSHROWSTREAMREQUEST']._serialized_end=776
+  _globals['_PUSHROWSTREAMREQUEST_HEADER']._serialized_start=684
+  _globals['_PUSHROWSTREAMREQUEST_HEADER']._serialized_end=768
+  _globals['_PUSHROWSTREAMRESPONSE']._serialized_start=778
+  _globals['_PUSHROWSTREAMRESPONSE']._serialized_end=849
+  _globals['_ROWRECEIPT']._serialized_start=852
+  _globals['_ROWRECEIPT']._serialized_end=987
+  _globals['_REPORTSTATUSREQUEST']._serialized_start=990
+  _globals['_REPORTSTATUSREQUEST']._serialized_end=1394
+  _globals['_REPORTSTATUSRESPONSE']._serialized_start=1397
+  _globals['_REPORTSTATUSRESPONSE']._serialized_end=1556
+  _globals['_INGESTSERVICE']._serialized_start=1814
+  _globals['_INGESTSERVICE']._serialized_end=2192
 # @@protoc_insertion_point(module_scope)

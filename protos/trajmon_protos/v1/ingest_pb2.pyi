@@ -47,6 +47,32 @@ RUN_PHASE_STOPPED: RunPhase.ValueType  # 4
 """Training goes on, recording has ended (disk budget, refusal)."""
 Global___RunPhase: typing_extensions.TypeAlias = RunPhase
 
+class _SnapshotMode:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _SnapshotModeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_SnapshotMode.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    SNAPSHOT_MODE_UNSPECIFIED: _SnapshotMode.ValueType  # 0
+    """Not told, which means all of them."""
+    SNAPSHOT_MODE_EXACT: _SnapshotMode.ValueType  # 1
+    SNAPSHOT_MODE_ANCHORED: _SnapshotMode.ValueType  # 2
+    """A few, spread over the run; the rest is estimated from sketches of what those do not tell."""
+    SNAPSHOT_MODE_SKETCH: _SnapshotMode.ValueType  # 3
+    """The last two alone; the rest is estimated from sketches."""
+
+class SnapshotMode(_SnapshotMode, metaclass=_SnapshotModeEnumTypeWrapper):
+    """Which snapshots a client keeps."""
+
+SNAPSHOT_MODE_UNSPECIFIED: SnapshotMode.ValueType  # 0
+"""Not told, which means all of them."""
+SNAPSHOT_MODE_EXACT: SnapshotMode.ValueType  # 1
+SNAPSHOT_MODE_ANCHORED: SnapshotMode.ValueType  # 2
+"""A few, spread over the run; the rest is estimated from sketches of what those do not tell."""
+SNAPSHOT_MODE_SKETCH: SnapshotMode.ValueType  # 3
+"""The last two alone; the rest is estimated from sketches."""
+Global___SnapshotMode: typing_extensions.TypeAlias = SnapshotMode
+
 @typing.final
 class OpenRunRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -107,19 +133,23 @@ class OpenRunResponse(google.protobuf.message.Message):
     WRITER_EPOCH_FIELD_NUMBER: builtins.int
     NEXT_CHECKPOINT_FIELD_NUMBER: builtins.int
     MAX_RECORD_BYTES_FIELD_NUMBER: builtins.int
+    TAKES_SKETCHES_FIELD_NUMBER: builtins.int
     writer_epoch: builtins.int
     next_checkpoint: builtins.int
     """Number of the first checkpoint that the server has not acknowledged to this writer."""
     max_record_bytes: builtins.int
     """Largest record that this server takes."""
+    takes_sketches: builtins.bool
+    """Whether it takes sketch records."""
     def __init__(
         self,
         *,
         writer_epoch: builtins.int = ...,
         next_checkpoint: builtins.int = ...,
         max_record_bytes: builtins.int = ...,
+        takes_sketches: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["max_record_bytes", b"max_record_bytes", "next_checkpoint", b"next_checkpoint", "writer_epoch", b"writer_epoch"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["max_record_bytes", b"max_record_bytes", "next_checkpoint", b"next_checkpoint", "takes_sketches", b"takes_sketches", "writer_epoch", b"writer_epoch"]) -> None: ...
 
 Global___OpenRunResponse: typing_extensions.TypeAlias = OpenRunResponse
 
@@ -134,7 +164,7 @@ class PushRowRequest(google.protobuf.message.Message):
     run_id: builtins.str
     writer_epoch: builtins.int
     record: builtins.bytes
-    """See trajmon_protos/record.py."""
+    """A row, see trajmon_protos/record.py, or the sketch of a checkpoint, see trajmon_protos/sketch_record.py."""
     writer: builtins.str
     def __init__(
         self,
@@ -227,7 +257,7 @@ Global___PushRowStreamResponse: typing_extensions.TypeAlias = PushRowStreamRespo
 
 @typing.final
 class RowReceipt(google.protobuf.message.Message):
-    """The acknowledgement: this row is on disk and will not be lost."""
+    """The acknowledgement: this row, or this sketch, is on disk and will not be lost."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -277,6 +307,8 @@ class ReportStatusRequest(google.protobuf.message.Message):
     WRITER_FIELD_NUMBER: builtins.int
     CHECKPOINTS_UNCOMPUTED_FIELD_NUMBER: builtins.int
     LAG_SECONDS_FIELD_NUMBER: builtins.int
+    SNAPSHOT_MODE_FIELD_NUMBER: builtins.int
+    SNAPSHOTS_KEPT_FIELD_NUMBER: builtins.int
     run_id: builtins.str
     writer_epoch: builtins.int
     phase: Global___RunPhase.ValueType
@@ -293,6 +325,10 @@ class ReportStatusRequest(google.protobuf.message.Message):
     """Recorded, and their rows not yet computed."""
     lag_seconds: builtins.float
     """Age of the oldest checkpoint that is recorded and not acknowledged; 0 if there is none."""
+    snapshot_mode: Global___SnapshotMode.ValueType
+    """Which snapshots are kept, and with them, which inner products are exact."""
+    snapshots_kept: builtins.int
+    """Snapshots that are kept now."""
     def __init__(
         self,
         *,
@@ -308,8 +344,10 @@ class ReportStatusRequest(google.protobuf.message.Message):
         writer: builtins.str = ...,
         checkpoints_uncomputed: builtins.int = ...,
         lag_seconds: builtins.float = ...,
+        snapshot_mode: Global___SnapshotMode.ValueType = ...,
+        snapshots_kept: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["agent_restarts", b"agent_restarts", "checkpoints_pending", b"checkpoints_pending", "checkpoints_recorded", b"checkpoints_recorded", "checkpoints_skipped", b"checkpoints_skipped", "checkpoints_uncomputed", b"checkpoints_uncomputed", "lag_seconds", b"lag_seconds", "phase", b"phase", "reason", b"reason", "run_id", b"run_id", "snapshot_bytes", b"snapshot_bytes", "writer", b"writer", "writer_epoch", b"writer_epoch"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agent_restarts", b"agent_restarts", "checkpoints_pending", b"checkpoints_pending", "checkpoints_recorded", b"checkpoints_recorded", "checkpoints_skipped", b"checkpoints_skipped", "checkpoints_uncomputed", b"checkpoints_uncomputed", "lag_seconds", b"lag_seconds", "phase", b"phase", "reason", b"reason", "run_id", b"run_id", "snapshot_bytes", b"snapshot_bytes", "snapshot_mode", b"snapshot_mode", "snapshots_kept", b"snapshots_kept", "writer", b"writer", "writer_epoch", b"writer_epoch"]) -> None: ...
 
 Global___ReportStatusRequest: typing_extensions.TypeAlias = ReportStatusRequest
 

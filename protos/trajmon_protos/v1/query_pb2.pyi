@@ -59,6 +59,10 @@ class RunSummary(google.protobuf.message.Message):
     PARAMETERS_FIELD_NUMBER: builtins.int
     OPEN_CHECKPOINTS_FIELD_NUMBER: builtins.int
     MODE_FIELD_NUMBER: builtins.int
+    SNAPSHOT_MODE_FIELD_NUMBER: builtins.int
+    SKETCH_FIELD_NUMBER: builtins.int
+    EARLY_CHECKPOINTS_FIELD_NUMBER: builtins.int
+    MEAN_DIRECTIONAL_SIMILARITY_ERROR_FIELD_NUMBER: builtins.int
     run_id: builtins.str
     name: builtins.str
     attempt: builtins.int
@@ -77,10 +81,20 @@ class RunSummary(google.protobuf.message.Message):
     """Checkpoints of which some parts have come and others have not."""
     mode: trajmon_protos.v1.types_pb2.TrainingMode.ValueType
     """What the last checkpoint says is being trained."""
+    snapshot_mode: trajmon_protos.v1.ingest_pb2.SnapshotMode.ValueType
+    """Which snapshots the client keeps."""
+    early_checkpoints: builtins.int
+    """Checkpoints of `checkpoints` whose row has not come: what is shown of them rests on their sketches."""
+    mean_directional_similarity_error: builtins.float
+    """Standard error of `mean_directional_similarity`; 0 if it is exact."""
     @property
     def tags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     @property
     def advice(self) -> trajmon_protos.v1.types_pb2.Advice: ...
+    @property
+    def sketch(self) -> trajmon_protos.v1.types_pb2.SketchSpec:
+        """Unset unless the run has sketches."""
+
     def __init__(
         self,
         *,
@@ -99,9 +113,13 @@ class RunSummary(google.protobuf.message.Message):
         parameters: builtins.int = ...,
         open_checkpoints: builtins.int = ...,
         mode: trajmon_protos.v1.types_pb2.TrainingMode.ValueType = ...,
+        snapshot_mode: trajmon_protos.v1.ingest_pb2.SnapshotMode.ValueType = ...,
+        sketch: trajmon_protos.v1.types_pb2.SketchSpec | None = ...,
+        early_checkpoints: builtins.int = ...,
+        mean_directional_similarity_error: builtins.float = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_mean_directional_similarity", b"_mean_directional_similarity", "advice", b"advice", "mean_directional_similarity", b"mean_directional_similarity"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_mean_directional_similarity", b"_mean_directional_similarity", "advice", b"advice", "attempt", b"attempt", "checkpoints", b"checkpoints", "last_step", b"last_step", "last_time_unix_seconds", b"last_time_unix_seconds", "mean_directional_similarity", b"mean_directional_similarity", "mode", b"mode", "name", b"name", "open_checkpoints", b"open_checkpoints", "parameters", b"parameters", "phase", b"phase", "reason", b"reason", "run_id", b"run_id", "superseded", b"superseded", "tags", b"tags"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_mean_directional_similarity", b"_mean_directional_similarity", "advice", b"advice", "mean_directional_similarity", b"mean_directional_similarity", "sketch", b"sketch"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_mean_directional_similarity", b"_mean_directional_similarity", "advice", b"advice", "attempt", b"attempt", "checkpoints", b"checkpoints", "early_checkpoints", b"early_checkpoints", "last_step", b"last_step", "last_time_unix_seconds", b"last_time_unix_seconds", "mean_directional_similarity", b"mean_directional_similarity", "mean_directional_similarity_error", b"mean_directional_similarity_error", "mode", b"mode", "name", b"name", "open_checkpoints", b"open_checkpoints", "parameters", b"parameters", "phase", b"phase", "reason", b"reason", "run_id", b"run_id", "sketch", b"sketch", "snapshot_mode", b"snapshot_mode", "superseded", b"superseded", "tags", b"tags"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_mean_directional_similarity", b"_mean_directional_similarity"]) -> typing.Literal["mean_directional_similarity"] | None: ...
 
 Global___RunSummary: typing_extensions.TypeAlias = RunSummary
@@ -175,9 +193,12 @@ class CheckpointDetail(google.protobuf.message.Message):
     SUPERSEDED_FIELD_NUMBER: builtins.int
     INFO_FIELD_NUMBER: builtins.int
     NON_FINITE_LAYERS_FIELD_NUMBER: builtins.int
+    ESTIMATED_FIELD_NUMBER: builtins.int
     checkpoint: builtins.int
     attempt: builtins.int
     superseded: builtins.bool
+    estimated: builtins.int
+    """Earlier checkpoints whose inner products with this one are estimates."""
     @property
     def info(self) -> trajmon_protos.v1.types_pb2.CheckpointInfo: ...
     @property
@@ -192,9 +213,10 @@ class CheckpointDetail(google.protobuf.message.Message):
         superseded: builtins.bool = ...,
         info: trajmon_protos.v1.types_pb2.CheckpointInfo | None = ...,
         non_finite_layers: collections.abc.Iterable[builtins.str] | None = ...,
+        estimated: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["info", b"info"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "checkpoint", b"checkpoint", "info", b"info", "non_finite_layers", b"non_finite_layers", "superseded", b"superseded"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "checkpoint", b"checkpoint", "estimated", b"estimated", "info", b"info", "non_finite_layers", b"non_finite_layers", "superseded", b"superseded"]) -> None: ...
 
 Global___CheckpointDetail: typing_extensions.TypeAlias = CheckpointDetail
 
@@ -330,6 +352,48 @@ class GetMapResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["chunk", b"chunk"]) -> None: ...
 
 Global___GetMapResponse: typing_extensions.TypeAlias = GetMapResponse
+
+@typing.final
+class GetCrossMapRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: builtins.int
+    OTHER_FIELD_NUMBER: builtins.int
+    SCOPE_FIELD_NUMBER: builtins.int
+    FROM_INITIALIZATION_FIELD_NUMBER: builtins.int
+    run: builtins.str
+    other: builtins.str
+    scope: builtins.str
+    from_initialization: builtins.bool
+    """Take the initializations off first: cosines between the displacements of the two runs."""
+    def __init__(
+        self,
+        *,
+        run: builtins.str = ...,
+        other: builtins.str = ...,
+        scope: builtins.str = ...,
+        from_initialization: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["from_initialization", b"from_initialization", "other", b"other", "run", b"run", "scope", b"scope"]) -> None: ...
+
+Global___GetCrossMapRequest: typing_extensions.TypeAlias = GetCrossMapRequest
+
+@typing.final
+class GetCrossMapResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: builtins.int
+    @property
+    def chunk(self) -> trajmon_protos.v1.types_pb2.ArrayChunk: ...
+    def __init__(
+        self,
+        *,
+        chunk: trajmon_protos.v1.types_pb2.ArrayChunk | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["chunk", b"chunk"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk"]) -> None: ...
+
+Global___GetCrossMapResponse: typing_extensions.TypeAlias = GetCrossMapResponse
 
 @typing.final
 class GetHallmarksRequest(google.protobuf.message.Message):

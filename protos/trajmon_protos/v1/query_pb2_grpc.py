@@ -50,6 +50,11 @@ class QueryServiceStub(object):
                 request_serializer=trajmon__protos_dot_v1_dot_query__pb2.GetMapRequest.SerializeToString,
                 response_deserializer=trajmon__protos_dot_v1_dot_query__pb2.GetMapResponse.FromString,
                 _registered_method=True)
+        self.GetCrossMap = channel.unary_stream(
+                '/trajmon_protos.v1.QueryService/GetCrossMap',
+                request_serializer=trajmon__protos_dot_v1_dot_query__pb2.GetCrossMapRequest.SerializeToString,
+                response_deserializer=trajmon__protos_dot_v1_dot_query__pb2.GetCrossMapResponse.FromString,
+                _registered_method=True)
         self.GetHallmarks = channel.unary_stream(
                 '/trajmon_protos.v1.QueryService/GetHallmarks',
                 request_serializer=trajmon__protos_dot_v1_dot_query__pb2.GetHallmarksRequest.SerializeToString,
@@ -79,14 +84,24 @@ class QueryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetMap(self, request, context):
-        """One map, as arrays in pieces: `map`, `gram` (T x T, <f8), `checkpoint`, `step` (T, <i8).
+        """One map, as arrays in pieces: `map`, `gram` (T x T, <f8), `checkpoint`, `step` (T, <i8). Where entries are
+        estimates: `error`, `gram_error` (T x T, <f8), their standard errors, 0 where exact.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCrossMap(self, request, context):
+        """Cosines between the checkpoints of two runs, and their distances, as arrays in pieces: `map`, `error`, `distance`,
+        `distance_error` (T x U, <f8), `checkpoint`, `step` (T, <i8), `other_checkpoint`, `other_step` (U, <i8).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetHallmarks(self, request, context):
-        """Every hallmark of a scope over the checkpoints, one array each, NaN where undefined.
+        """Every hallmark of a scope over the checkpoints, one array each, NaN where undefined. One that rests on estimates
+        has a standard error beside it, `error:NAME`, 0 where exact.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,6 +131,11 @@ def add_QueryServiceServicer_to_server(servicer, server):
                     servicer.GetMap,
                     request_deserializer=trajmon__protos_dot_v1_dot_query__pb2.GetMapRequest.FromString,
                     response_serializer=trajmon__protos_dot_v1_dot_query__pb2.GetMapResponse.SerializeToString,
+            ),
+            'GetCrossMap': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetCrossMap,
+                    request_deserializer=trajmon__protos_dot_v1_dot_query__pb2.GetCrossMapRequest.FromString,
+                    response_serializer=trajmon__protos_dot_v1_dot_query__pb2.GetCrossMapResponse.SerializeToString,
             ),
             'GetHallmarks': grpc.unary_stream_rpc_method_handler(
                     servicer.GetHallmarks,
@@ -210,6 +230,33 @@ class QueryService(object):
             '/trajmon_protos.v1.QueryService/GetMap',
             trajmon__protos_dot_v1_dot_query__pb2.GetMapRequest.SerializeToString,
             trajmon__protos_dot_v1_dot_query__pb2.GetMapResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCrossMap(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/trajmon_protos.v1.QueryService/GetCrossMap',
+            trajmon__protos_dot_v1_dot_query__pb2.GetCrossMapRequest.SerializeToString,
+            trajmon__protos_dot_v1_dot_query__pb2.GetCrossMapResponse.FromString,
             options,
             channel_credentials,
             insecure,

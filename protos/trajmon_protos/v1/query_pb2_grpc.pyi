@@ -73,6 +73,22 @@ _QueryServiceGetMapType = typing_extensions.TypeVar(
     ],
 )
 
+_QueryServiceGetCrossMapType = typing_extensions.TypeVar(
+    '_QueryServiceGetCrossMapType',
+    grpc.UnaryStreamMultiCallable[
+        trajmon_protos.v1.query_pb2.GetCrossMapRequest,
+        trajmon_protos.v1.query_pb2.GetCrossMapResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        trajmon_protos.v1.query_pb2.GetCrossMapRequest,
+        trajmon_protos.v1.query_pb2.GetCrossMapResponse,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        trajmon_protos.v1.query_pb2.GetCrossMapRequest,
+        trajmon_protos.v1.query_pb2.GetCrossMapResponse,
+    ],
+)
+
 _QueryServiceGetHallmarksType = typing_extensions.TypeVar(
     '_QueryServiceGetHallmarksType',
     grpc.UnaryStreamMultiCallable[
@@ -105,7 +121,7 @@ _QueryServiceWatchRunType = typing_extensions.TypeVar(
     ],
 )
 
-class QueryServiceStub(typing.Generic[_QueryServiceListRunsType, _QueryServiceGetRunType, _QueryServiceGetMapType, _QueryServiceGetHallmarksType, _QueryServiceWatchRunType]):
+class QueryServiceStub(typing.Generic[_QueryServiceListRunsType, _QueryServiceGetRunType, _QueryServiceGetMapType, _QueryServiceGetCrossMapType, _QueryServiceGetHallmarksType, _QueryServiceWatchRunType]):
     """Reads. Scopes are written `network`, `group:NAME`, `layer:NAME`. A run is named by its name or its id."""
 
     @typing.overload
@@ -121,6 +137,10 @@ class QueryServiceStub(typing.Generic[_QueryServiceListRunsType, _QueryServiceGe
         grpc.UnaryStreamMultiCallable[
             trajmon_protos.v1.query_pb2.GetMapRequest,
             trajmon_protos.v1.query_pb2.GetMapResponse,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            trajmon_protos.v1.query_pb2.GetCrossMapRequest,
+            trajmon_protos.v1.query_pb2.GetCrossMapResponse,
         ],
         grpc.UnaryStreamMultiCallable[
             trajmon_protos.v1.query_pb2.GetHallmarksRequest,
@@ -147,6 +167,10 @@ class QueryServiceStub(typing.Generic[_QueryServiceListRunsType, _QueryServiceGe
             trajmon_protos.v1.query_pb2.GetMapResponse,
         ],
         grpc.aio.UnaryStreamMultiCallable[
+            trajmon_protos.v1.query_pb2.GetCrossMapRequest,
+            trajmon_protos.v1.query_pb2.GetCrossMapResponse,
+        ],
+        grpc.aio.UnaryStreamMultiCallable[
             trajmon_protos.v1.query_pb2.GetHallmarksRequest,
             trajmon_protos.v1.query_pb2.GetHallmarksResponse,
         ],
@@ -161,10 +185,19 @@ class QueryServiceStub(typing.Generic[_QueryServiceListRunsType, _QueryServiceGe
     GetRun: _QueryServiceGetRunType
 
     GetMap: _QueryServiceGetMapType
-    """One map, as arrays in pieces: `map`, `gram` (T x T, <f8), `checkpoint`, `step` (T, <i8)."""
+    """One map, as arrays in pieces: `map`, `gram` (T x T, <f8), `checkpoint`, `step` (T, <i8). Where entries are
+    estimates: `error`, `gram_error` (T x T, <f8), their standard errors, 0 where exact.
+    """
+
+    GetCrossMap: _QueryServiceGetCrossMapType
+    """Cosines between the checkpoints of two runs, and their distances, as arrays in pieces: `map`, `error`, `distance`,
+    `distance_error` (T x U, <f8), `checkpoint`, `step` (T, <i8), `other_checkpoint`, `other_step` (U, <i8).
+    """
 
     GetHallmarks: _QueryServiceGetHallmarksType
-    """Every hallmark of a scope over the checkpoints, one array each, NaN where undefined."""
+    """Every hallmark of a scope over the checkpoints, one array each, NaN where undefined. One that rests on estimates
+    has a standard error beside it, `error:NAME`, 0 where exact.
+    """
 
     WatchRun: _QueryServiceWatchRunType
     """The run's state now, and again whenever it changes, until the run ends or the caller leaves."""
@@ -181,6 +214,10 @@ QueryServiceAsyncStub: typing_extensions.TypeAlias = QueryServiceStub[
     grpc.aio.UnaryStreamMultiCallable[
         trajmon_protos.v1.query_pb2.GetMapRequest,
         trajmon_protos.v1.query_pb2.GetMapResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        trajmon_protos.v1.query_pb2.GetCrossMapRequest,
+        trajmon_protos.v1.query_pb2.GetCrossMapResponse,
     ],
     grpc.aio.UnaryStreamMultiCallable[
         trajmon_protos.v1.query_pb2.GetHallmarksRequest,
@@ -215,7 +252,19 @@ class QueryServiceServicer(metaclass=abc.ABCMeta):
         request: trajmon_protos.v1.query_pb2.GetMapRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[trajmon_protos.v1.query_pb2.GetMapResponse], collections.abc.AsyncIterator[trajmon_protos.v1.query_pb2.GetMapResponse]]:
-        """One map, as arrays in pieces: `map`, `gram` (T x T, <f8), `checkpoint`, `step` (T, <i8)."""
+        """One map, as arrays in pieces: `map`, `gram` (T x T, <f8), `checkpoint`, `step` (T, <i8). Where entries are
+        estimates: `error`, `gram_error` (T x T, <f8), their standard errors, 0 where exact.
+        """
+
+    @abc.abstractmethod
+    def GetCrossMap(
+        self,
+        request: trajmon_protos.v1.query_pb2.GetCrossMapRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[trajmon_protos.v1.query_pb2.GetCrossMapResponse], collections.abc.AsyncIterator[trajmon_protos.v1.query_pb2.GetCrossMapResponse]]:
+        """Cosines between the checkpoints of two runs, and their distances, as arrays in pieces: `map`, `error`, `distance`,
+        `distance_error` (T x U, <f8), `checkpoint`, `step` (T, <i8), `other_checkpoint`, `other_step` (U, <i8).
+        """
 
     @abc.abstractmethod
     def GetHallmarks(
@@ -223,7 +272,9 @@ class QueryServiceServicer(metaclass=abc.ABCMeta):
         request: trajmon_protos.v1.query_pb2.GetHallmarksRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[trajmon_protos.v1.query_pb2.GetHallmarksResponse], collections.abc.AsyncIterator[trajmon_protos.v1.query_pb2.GetHallmarksResponse]]:
-        """Every hallmark of a scope over the checkpoints, one array each, NaN where undefined."""
+        """Every hallmark of a scope over the checkpoints, one array each, NaN where undefined. One that rests on estimates
+        has a standard error beside it, `error:NAME`, 0 where exact.
+        """
 
     @abc.abstractmethod
     def WatchRun(

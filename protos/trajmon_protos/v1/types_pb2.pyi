@@ -274,6 +274,72 @@ class RowHeader(google.protobuf.message.Message):
 Global___RowHeader: typing_extensions.TypeAlias = RowHeader
 
 @typing.final
+class SketchSpec(google.protobuf.message.Message):
+    """How the layers of a checkpoint are sketched; see trajmon_protos/sketch.py. Sketches of the same specification can be
+    compared, also across runs.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    SEED_FIELD_NUMBER: builtins.int
+    BINS_FIELD_NUMBER: builtins.int
+    version: builtins.int
+    seed: builtins.int
+    bins: builtins.int
+    """Prime number of bins."""
+    def __init__(
+        self,
+        *,
+        version: builtins.int = ...,
+        seed: builtins.int = ...,
+        bins: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bins", b"bins", "seed", b"seed", "version", b"version"]) -> None: ...
+
+Global___SketchSpec: typing_extensions.TypeAlias = SketchSpec
+
+@typing.final
+class SketchHeader(google.protobuf.message.Message):
+    """First field of a sketch record (see trajmon_protos/sketch_record.py). The arrays follow it in the record."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ROW_FIELD_NUMBER: builtins.int
+    SPEC_FIELD_NUMBER: builtins.int
+    NUM_COLUMNS_FIELD_NUMBER: builtins.int
+    DTYPE_FIELD_NUMBER: builtins.int
+    FIRST_LEVEL_FIELD_NUMBER: builtins.int
+    NUM_LEVELS_FIELD_NUMBER: builtins.int
+    num_columns: builtins.int
+    """Numbers in the sketches of all layers of this record together."""
+    dtype: builtins.str
+    """"<f4" or "<f8": the sketches, rounded. "<i8": their exact digits, as parts of rows hand them in."""
+    first_level: builtins.int
+    """Of "<i8": the lowest level that there are digits of, and how many levels."""
+    num_levels: builtins.int
+    @property
+    def row(self) -> Global___RowHeader:
+        """Which checkpoint, which part of it and which layers: as in its row."""
+
+    @property
+    def spec(self) -> Global___SketchSpec: ...
+    def __init__(
+        self,
+        *,
+        row: Global___RowHeader | None = ...,
+        spec: Global___SketchSpec | None = ...,
+        num_columns: builtins.int = ...,
+        dtype: builtins.str = ...,
+        first_level: builtins.int = ...,
+        num_levels: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["row", b"row", "spec", b"spec"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["dtype", b"dtype", "first_level", b"first_level", "num_columns", b"num_columns", "num_levels", b"num_levels", "row", b"row", "spec", b"spec"]) -> None: ...
+
+Global___SketchHeader: typing_extensions.TypeAlias = SketchHeader
+
+@typing.final
 class Advice(google.protobuf.message.Message):
     """The server's current word on a run."""
 
@@ -346,18 +412,40 @@ class GroupHallmarks(google.protobuf.message.Message):
         ) -> None: ...
         def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
 
+    @typing.final
+    class ErrorsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.float
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.float = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     GROUP_FIELD_NUMBER: builtins.int
     VALUES_FIELD_NUMBER: builtins.int
+    ERRORS_FIELD_NUMBER: builtins.int
     group: builtins.str
     @property
     def values(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]: ...
+    @property
+    def errors(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
+        """Standard errors of the values that rest on estimates; what is not listed is exact."""
+
     def __init__(
         self,
         *,
         group: builtins.str = ...,
         values: collections.abc.Mapping[builtins.str, builtins.float] | None = ...,
+        errors: collections.abc.Mapping[builtins.str, builtins.float] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["group", b"group", "values", b"values"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["errors", b"errors", "group", b"group", "values", b"values"]) -> None: ...
 
 Global___GroupHallmarks: typing_extensions.TypeAlias = GroupHallmarks
 
