@@ -19,18 +19,22 @@ if TYPE_CHECKING:
     from trajmon._watch import watch
     from trajmon.advice import Advice
     from trajmon.numerics.views import View
+    from trajmon.reading.opening import open_run
     from trajmon.switch.core import switch_back, switch_to_norm_only
     from trajmon.switch.interleave import Interleave
     from trajmon.switch.report import SwitchReport
+    from trajmon_protos.sketch import SketchSpec
 
 __all__ = [
     "Advice",
     "Interleave",
     "Recorder",
     "RecorderStatus",
+    "SketchSpec",
     "SwitchReport",
     "View",
     "errors",
+    "open_run",
     "switch_back",
     "switch_to_norm_only",
     "watch",
@@ -41,8 +45,10 @@ _MODULES = {
     "Interleave": "trajmon.switch.interleave",
     "Recorder": "trajmon._recorder",
     "RecorderStatus": "trajmon._status",
+    "SketchSpec": "trajmon_protos.sketch",
     "SwitchReport": "trajmon.switch.report",
     "View": "trajmon.numerics.views",
+    "open_run": "trajmon.reading.opening",
     "switch_back": "trajmon.switch.core",
     "switch_to_norm_only": "trajmon.switch.core",
     "watch": "trajmon._watch",

@@ -18,8 +18,10 @@ from trajmon.rundir import RunDir
 from trajmon.schedules import Schedule, parse_schedule
 from trajmon.sharding.opening import has_shards
 from trajmon.snapshots.format import CopyMode
+from trajmon.snapshots.keeping import SnapshotMode
 from trajmon.switch.actor import OnAdvice
 from trajmon_protos.names import RUN_NAME
+from trajmon_protos.sketch import SketchSpec
 
 __all__ = ["OnAdvice", "Options", "free_name", "unique_name"]
 
@@ -51,6 +53,10 @@ class Options:
     home: str | os.PathLike[str] | None = None
     snapshot_dir: str | os.PathLike[str] | None = None
     snapshot_budget_bytes: int | None = None
+    mode: SnapshotMode = "exact"
+    """Which snapshots are kept; see :func:`trajmon.watch`."""
+    snapshots_kept: int | None = None
+    sketch: SketchSpec | bool = False
     memory_budget_bytes: int | None = None
     agent_threads: int | None = None
     strict: bool = False
@@ -65,6 +71,8 @@ class Options:
         parse_schedule(self.every)
         if self.resume not in get_args(Resume):
             raise ValueError(f'resume={self.resume!r} is not one of "never", "allow", "must"')
+        if self.mode not in get_args(SnapshotMode):
+            raise ValueError(f'mode={self.mode!r} is not one of "exact", "anchored", "sketch"')
         if self.copy not in get_args(CopyMode):
             raise ValueError(f'copy={self.copy!r} is not one of "wait", "overlap"')
         if self.on_advice not in get_args(OnAdvice):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 from torch import nn
 
@@ -20,6 +21,7 @@ from trajmon._settings import Limits, home_directory
 from trajmon.errors import (
     NoSuchRunError,
     OtherModelError,
+    OtherSketchError,
     RefusedError,
     RunExistsError,
     RunNameError,
@@ -29,16 +31,20 @@ from trajmon.errors import (
 from trajmon.numerics.layout import Layout
 from trajmon.rundir import RecorderNote, RunDescription, RunDir
 from trajmon.snapshots.format import SnapshotHeader
+from trajmon.snapshots.keeping import FEWEST_ANCHORED, LAST, SnapshotMode, most_anchored
 from trajmon.snapshots.slot import Slot, SlotState, remove_forgotten
 from trajmon.snapshots.store import SnapshotStore, path_to
 from trajmon_protos.names import RUN_NAME, RUN_NAME_RULE
+from trajmon_protos.sketch import SketchSpec
 
 __all__ = [
     "LIMITS",
     "Options",
     "Resume",
+    "asked_spec",
     "begin",
     "check_options",
+    "check_spec",
     "create_folders",
     "open_whole",
     "other_owner",
@@ -50,6 +56,9 @@ __all__ = [
 Resume = Literal["never", "allow", "must"]
 LIMITS = Limits()
 _HANDOVER_SECONDS = 2.0
+_ANCHORED: Final = 32
+
+log = logging.getLogger("trajmon")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +74,11 @@ class Options:
     threads: int
     snapshots_in: str | os.PathLike[str] | None = None
     memory_bytes: int | None = None
+    mode: SnapshotMode = "exact"
+    keep: int | None = None
+    """Most snapshots that are kept in mode "anchored"; None: as many as the budget allows, at most 32."""
+    sketch: SketchSpec | bool = False
+    """Sketch every checkpoint, and how; other modes than "exact" do so in any case."""
 
 
 def check_options(options: Options) -> None:
@@ -80,6 +94,12 @@ def check_options(options: Options) -> None:
         )
     if options.threads < 1:
         raise RefusedError(f"agent_threads={options.threads} is not at least 1")
+    if options.mode not in get_args(SnapshotMode):
+        raise RefusedError(f'mode={options.mode!r} is not one of "exact", "anchored", "sketch"')
+    if options.keep is not None and options.mode != "anchored":
+        raise RefusedError(f'snapshots_kept={options.keep} needs mode="anchored"; this is {options.mode!r}')
+    if options.keep is not None and options.keep < FEWEST_ANCHORED:
+        raise RefusedError(f"snapshots_kept={options.keep} is not at least {FEWEST_ANCHORED}")
     if options.memory_bytes is not None and options.memory_bytes < 0:
         raise RefusedError(f"memory_budget_bytes={options.memory_bytes} is not at least 0")
     if options.budget_bytes is not None and options.budget_bytes <= 0:
@@ -95,7 +115,7 @@ def open_whole(model: nn.Module, optimizer: object | None, plan: Plan, options: 
     try:
         # Again under the lock: another training may have been quicker.
         is_new = not _check_resume(run_dir, options, owned=True)
-        run = _new_run(run_dir, options, plan.layout) if is_new else _old_run(run_dir, plan.layout)
+        run = _new_run(run_dir, options, plan.layout) if is_new else _old_run(run_dir, options, plan.layout)
         return begin(model, optimizer, plan, run, run_dir, owner, options)
     except BaseException:
         owner.release()
@@ -129,7 +149,15 @@ def begin(
     store.remove_leftovers()
     slot = _slot(run_dir, run, layout, options)
     start, attempt = _start(run_dir, store, slot, options, known)
-    note = RecorderNote(attempt=attempt, server=options.server, threads=options.threads)
+    mode, keep = keeping(run_dir, options, layout.nbytes, start.budget_bytes)
+    note = RecorderNote(
+        attempt=attempt,
+        server=options.server,
+        threads=options.threads,
+        keeping=mode,
+        keep=keep,
+        sketching=options.sketch is not False,
+    )
     session = Session(
         model=model,
         optimizer=optimizer,
@@ -146,6 +174,27 @@ def begin(
     )
     session.begin()
     return session
+
+
+def keeping(run_dir: RunDir, options: Options, nbytes: int, budget_bytes: int) -> tuple[SnapshotMode, int]:
+    """Which snapshots an attempt keeps, and how many at most.
+
+    What an earlier attempt did not keep is gone: one that asks for more goes on with what that one kept.
+    """
+    earlier = RecorderNote.read(run_dir)
+    order = get_args(SnapshotMode)
+    if earlier is not None and order.index(earlier.keeping) > order.index(options.mode):
+        log.info("run %r goes on in mode %r, as before", options.run, earlier.keeping)
+        return earlier.keeping, earlier.keep
+    if options.mode != "anchored":
+        return options.mode, LAST if options.mode == "sketch" else 0
+    fitting = most_anchored(budget_bytes, nbytes)
+    if fitting < FEWEST_ANCHORED:
+        raise RefusedError(
+            f'mode="anchored" keeps at least {FEWEST_ANCHORED} snapshots of {nbytes} bytes and works on two more; the '
+            f'budget is {budget_bytes} bytes: give a larger snapshot_budget_bytes, or use mode="sketch"'
+        )
+    return "anchored", min(fitting, options.keep or _ANCHORED)
 
 
 def create_folders(run_dir: RunDir, options: Options) -> None:
@@ -207,13 +256,30 @@ def own(run_dir: RunDir, run: str) -> ProcessLock:
 
 def _new_run(run_dir: RunDir, options: Options, layout: Layout) -> RunDescription:
     # os.urandom: the generators of random, NumPy and PyTorch belong to training.
-    run = RunDescription(os.urandom(16).hex(), options.run, options.tags, layout, time.time())
+    run_id = os.urandom(16).hex()
+    run = RunDescription(run_id, options.run, options.tags, layout, time.time(), sketch=asked_spec(options))
     run.write(run_dir)
     return run
 
 
-def _old_run(run_dir: RunDir, layout: Layout) -> RunDescription:
+def asked_spec(options: Options) -> SketchSpec | None:
+    """How checkpoints are to be sketched, if that was said."""
+    return options.sketch if isinstance(options.sketch, SketchSpec) else None
+
+
+def check_spec(run: RunDescription, options: Options) -> None:
+    """Raise OtherSketchError if the run is sketched in another way than is asked for now."""
+    asked = asked_spec(options)
+    if asked is not None and asked != run.sketch_spec:
+        raise OtherSketchError(
+            f"run {run.name!r} is sketched with {run.sketch_spec}, sketch= asks for {asked}; leave sketch= out, or "
+            "choose another name"
+        )
+
+
+def _old_run(run_dir: RunDir, options: Options, layout: Layout) -> RunDescription:
     run = RunDescription.read(run_dir)
+    check_spec(run, options)
     if run.layout.fingerprint != layout.fingerprint:
         raise OtherModelError(
             f"run {run.name!r} was recorded from a model {run.layout.fingerprint}, this one is "

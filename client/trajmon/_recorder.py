@@ -181,6 +181,7 @@ class Recorder:
             skipped=session.note.skipped,
             pending=session.pending(),
             last_stall_seconds=session.last_stall_seconds,
+            mode=session.note.keeping,
             agent_restarts=session.note.agent_restarts,
         )
 

@@ -24,6 +24,7 @@ from trajmon.numerics.errors import ModelChangedError
 from trajmon.numerics.layout import Layout
 from trajmon.rundir import AgentNote, RecorderNote, RunDescription, RunDir
 from trajmon.snapshots.format import SnapshotHeader, TrainingMode, snapshot_bytes
+from trajmon.snapshots.keeping import FEWEST_ANCHORED, is_nearly_used, most_anchored
 from trajmon.snapshots.slot import Slot, SlotState
 from trajmon.snapshots.store import SnapshotStore, previous_for_step
 
@@ -335,8 +336,32 @@ class Session:
         return torch.frombuffer(mapped, dtype=torch.uint8)
 
     def _check_budget(self, header: SnapshotHeader, file_bytes: int) -> None:
+        """Fall over to keeping fewer snapshots in time; else RecordingStoppedError, CheckpointSkippedError."""
         budget = self._start.budget_bytes
-        if self._used_bytes + file_bytes > budget:
+        if self.note.keeping != "exact":
+            # What is given up meanwhile is not counted here: look.
+            self._used_bytes = self._store.used_bytes()
+            if self._used_bytes + file_bytes > budget:
+                raise self._skip(
+                    header, OSError(f"the agent has not yet made room in the budget of {budget} bytes")
+                )
+            return
+        nbytes = self._plan.layout.nbytes
+        keep = most_anchored(budget, nbytes)
+        if keep >= FEWEST_ANCHORED and is_nearly_used(self._used_bytes, budget, nbytes):
+            self.note = replace(self.note, keeping="anchored", keep=keep)
+            self._note_is_told = False
+            self._tell()
+            log.warning(
+                "run %r: the snapshot budget of %d bytes is nearly used up after %d checkpoints: from here on at most "
+                "%d snapshots are kept (mode 'anchored'), and inner products with the others are estimated, with their "
+                "errors. For exact ones, give a larger snapshot_budget_bytes",
+                self.run.name,
+                budget,
+                self.recorded,
+                keep,
+            )
+        elif self._used_bytes + file_bytes > budget:
             raise self._stop(
                 f"the snapshot budget of {budget} bytes is used up: {self.recorded} checkpoints take "
                 f"{self._used_bytes} bytes, checkpoint {header.checkpoint} needs {file_bytes} more; recording "

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from trajmon.snapshots.keeping import SnapshotMode
+
 __all__ = ["RecorderState", "RecorderStatus"]
 
 RecorderState = Literal["recording", "stopped", "refused", "closed"]
@@ -26,5 +28,7 @@ class RecorderStatus:
     """Recorded, and not yet acknowledged by the server."""
     last_stall_seconds: float = 0.0
     """How long the last checkpoint held training."""
+    mode: SnapshotMode = "exact"
+    """Which snapshots are kept: all, a few, or the last two."""
     agent_restarts: int = 0
     """How often a dead agent was started again."""

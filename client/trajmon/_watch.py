@@ -31,7 +31,9 @@ from trajmon.sharding.exchange import (
 from trajmon.sharding.local import is_sharded, lies_in_runs
 from trajmon.sharding.opening import has_shards, open_shard
 from trajmon.snapshots.format import CopyMode
+from trajmon.snapshots.keeping import SnapshotMode
 from trajmon.switch.actor import AdviceActor, OnAdvice
+from trajmon_protos.sketch import SketchSpec
 
 __all__ = ["Resume", "watch"]
 
@@ -58,6 +60,9 @@ def watch(
     home: str | os.PathLike[str] | None = None,
     snapshot_dir: str | os.PathLike[str] | None = None,
     snapshot_budget_bytes: int | None = None,
+    mode: SnapshotMode = "exact",
+    snapshots_kept: int | None = None,
+    sketch: SketchSpec | bool = False,
     memory_budget_bytes: int | None = None,
     strict: bool = False,
     agent_threads: int | None = None,
@@ -78,6 +83,12 @@ def watch(
     Snapshots are files that the agent maps: below `home`, or below `snapshot_dir`, e.g. on another disk or in a tmpfs;
     `snapshot_budget_bytes` is what they may take. A model of more than `memory_budget_bytes` is copied through a file
     there instead of through shared memory, which holds training longer.
+
+    `mode`: which snapshots are kept. "exact": all; every inner product is exact. "anchored": at most `snapshots_kept`
+    of them, spread over the run; the rest is estimated from sketches, with standard errors. "sketch": the last two. A
+    run that nears its budget falls over from "exact" to "anchored" by itself, and says so. `sketch`: sketch every
+    checkpoint in mode "exact" too, so that runs can be compared with each other; a :class:`trajmon.SketchSpec` says
+    how.
 
     With `torch.distributed`, every rank calls this, after wrapping the model: each records the shards that it owns.
     Where only rank 0 does, it waits a minute for the others, and then records an unsharded model alone.
@@ -100,6 +111,9 @@ def watch(
             snapshots_in=snapshot_dir,
             memory_bytes=memory_budget_bytes,
             threads=default_threads() if agent_threads is None else agent_threads,
+            mode=mode,
+            keep=snapshots_kept,
+            sketch=sketch,
         )
         check_options(options)
         schedule = None if every is None else _schedule(every, optimizer)

@@ -58,7 +58,8 @@ class Answer:
 
     advice: Advice = field(default_factory=Advice)
     hallmarks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Group -> name -> value; undefined ones are left out."""
+    """Group -> name -> value; undefined ones are left out. ``error:NAME`` is the standard error of one that rests on
+    estimates."""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Answer:
@@ -80,6 +81,8 @@ class Answer:
             str(group): {str(name): float(value) for name, value in values.items()}
             for group, values in data["hallmarks"].items()
         }
+        for group, errors in data.get("errors", {}).items():
+            hallmarks[str(group)].update({f"error:{name}": float(error) for name, error in errors.items()})
         return cls(advice, hallmarks)
 
 

@@ -7,6 +7,7 @@ TrajmonError
 │   ├── NoSuchRunError      there is none, and `resume` says must
 │   ├── RunOwnedError       another living training records this run
 │   ├── OtherModelError     the run was recorded from a model with other layers
+│   ├── OtherSketchError    the run is sketched in another way
 │   ├── DamagedRunError     the run's own files cannot be read
 │   ├── families.FamilyError   a model family that does not exist, or does not fit the model
 │   └── ShardError          the ranks' chunks do not make up the model, each element once
@@ -28,6 +29,7 @@ __all__ = [
     "DamagedRunError",
     "NoSuchRunError",
     "OtherModelError",
+    "OtherSketchError",
     "RanksMissingError",
     "RecordingStoppedError",
     "RefusedError",
@@ -36,6 +38,7 @@ __all__ = [
     "RunOwnedError",
     "ShardError",
     "SnapshotError",
+    "SnapshotNotKeptError",
     "SwitchError",
     "TrajmonError",
 ]
@@ -69,6 +72,10 @@ class OtherModelError(RefusedError):
     """The run was recorded from a model with other layers."""
 
 
+class OtherSketchError(RefusedError):
+    """The run is sketched in another way than is asked for."""
+
+
 class DamagedRunError(RefusedError):
     """The run's own files cannot be read."""
 
@@ -91,6 +98,10 @@ class RecordingStoppedError(TrajmonError):
 
 class SnapshotError(TrajmonError):
     """A file that is not a complete snapshot of this run."""
+
+
+class SnapshotNotKeptError(SnapshotError):
+    """A snapshot whose data was given up, as was planned."""
 
 
 class CheckpointFileError(TrajmonError):

@@ -26,6 +26,8 @@ from trajmon.advice import Advice
 from trajmon.numerics.views import View
 from trajmon.schedules import Schedule
 from trajmon.snapshots.format import CopyMode
+from trajmon.snapshots.keeping import SnapshotMode
+from trajmon_protos.sketch import SketchSpec
 
 __all__ = ["TrajectoryCallback"]
 
@@ -70,6 +72,9 @@ class TrajectoryCallback(TrainerCallback):
         home: str | os.PathLike[str] | None = None,
         snapshot_dir: str | os.PathLike[str] | None = None,
         snapshot_budget_bytes: int | None = None,
+        mode: SnapshotMode = "exact",
+        snapshots_kept: int | None = None,
+        sketch: SketchSpec | bool = False,
         memory_budget_bytes: int | None = None,
         agent_threads: int | None = None,
         strict: bool = False,
@@ -93,6 +98,9 @@ class TrajectoryCallback(TrainerCallback):
                 home=home,
                 snapshot_dir=snapshot_dir,
                 snapshot_budget_bytes=snapshot_budget_bytes,
+                mode=mode,
+                snapshots_kept=snapshots_kept,
+                sketch=sketch,
                 memory_budget_bytes=memory_budget_bytes,
                 agent_threads=agent_threads,
                 strict=strict,

@@ -24,6 +24,8 @@ from trajmon.advice import Advice
 from trajmon.numerics.views import View
 from trajmon.schedules import Schedule
 from trajmon.snapshots.format import CopyMode
+from trajmon.snapshots.keeping import SnapshotMode
+from trajmon_protos.sketch import SketchSpec
 
 __all__ = ["TrajectoryCallback"]
 
@@ -60,6 +62,9 @@ class TrajectoryCallback(Callback):
         home: str | os.PathLike[str] | None = None,
         snapshot_dir: str | os.PathLike[str] | None = None,
         snapshot_budget_bytes: int | None = None,
+        mode: SnapshotMode = "exact",
+        snapshots_kept: int | None = None,
+        sketch: SketchSpec | bool = False,
         memory_budget_bytes: int | None = None,
         agent_threads: int | None = None,
         strict: bool = False,
@@ -84,6 +89,9 @@ class TrajectoryCallback(Callback):
                 home=home,
                 snapshot_dir=snapshot_dir,
                 snapshot_budget_bytes=snapshot_budget_bytes,
+                mode=mode,
+                snapshots_kept=snapshots_kept,
+                sketch=sketch,
                 memory_budget_bytes=memory_budget_bytes,
                 agent_threads=agent_threads,
                 strict=strict,

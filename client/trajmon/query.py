@@ -1,21 +1,9 @@
-"""Reading from a monitor server: runs, maps, hallmarks.
-
-    QueryError (TrajmonError)
-    ├── UnreachableError      nobody answers at the address, or not in time
-    ├── NotAuthorisedError    the token is missing, wrong, or may not read
-    ├── NotFoundError         no such run, scope or checkpoint
-    ├── InvalidRequestError   the server says that the request makes no sense
-    ├── BrokenReplyError      the reply breaks the wire contract
-    └── ServerFailedError     anything else that went wrong on the server
-
-Every message holds the server's own text and says what to do. Texts from a server are data: whoever prints
-them removes control characters first.
-"""
+"""Reading from a monitor server: runs, maps, hallmarks. What can go wrong: :mod:`trajmon._query_errors`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -23,12 +11,20 @@ from typing import Literal, Self
 
 import grpc
 import numpy as np
-from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_status import rpc_status
 from numpy.typing import NDArray
 
-from trajmon.errors import TrajmonError
+from trajmon._query_errors import (
+    BrokenReplyError,
+    InvalidRequestError,
+    NotAuthorisedError,
+    NotFoundError,
+    QueryError,
+    ServerFailedError,
+    UnreachableError,
+    translate,
+)
+from trajmon.cross.result import CrossResult, result_of
 from trajmon_protos.v1 import query_pb2, query_pb2_grpc, types_pb2
 
 __all__ = [
@@ -62,34 +58,7 @@ _MAX_REPLY_BYTES = 2 << 30
 _MAX_ARRAYS = 256
 _MAX_RUNS = 100_000
 _DTYPES = ("<f8", "<f4", "<i8", "|u1")
-
-
-class QueryError(TrajmonError):
-    """Reading from a server failed; the text says why and what to do."""
-
-
-class UnreachableError(QueryError):
-    """Nobody answers at the address, or not in time."""
-
-
-class NotAuthorisedError(QueryError):
-    """The token is missing, wrong, or may not read."""
-
-
-class NotFoundError(QueryError):
-    """No such run, scope or checkpoint."""
-
-
-class InvalidRequestError(QueryError):
-    """The server says that the request makes no sense."""
-
-
-class BrokenReplyError(QueryError):
-    """The reply breaks the wire contract; nothing of it is used."""
-
-
-class ServerFailedError(QueryError):
-    """Something went wrong on the server."""
+_ERRORS = ("error", "gram_error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +68,7 @@ class MapResult:
     map: NDArray[np.float64]
     """[T, T], NaN where undefined."""
     gram: NDArray[np.float64]
-    """[T, T], NaN where missing."""
+    """[T, T], estimates filled in; NaN where missing."""
     checkpoint: NDArray[np.int64]
     """[T], numbers of the checkpoints, ascending."""
     step: NDArray[np.int64]
@@ -112,9 +81,20 @@ class MapResult:
     """Checkpoint that the cosines are taken about; None: the origin."""
     kernel: Kernel = "linear"
     """What took the place of the inner product."""
+    error: NDArray[np.float64] | None = None
+    """[T, T], standard errors of `map`, 0 where exact, NaN where undefined. None: the Gram holds no estimate."""
+    gram_error: NDArray[np.float64] | None = None
+    """[T, T], standard errors of `gram`, 0 where exact. None: it holds no estimate."""
+
+    @property
+    def estimated_checkpoints(self) -> int:
+        """How many checkpoints have an inner product with an earlier one that is an estimate."""
+        if self.gram_error is None:
+            return 0
+        return int((np.tril(self.gram_error) > 0).any(axis=1).sum())
 
 
-ArrayReply = query_pb2.GetMapResponse | query_pb2.GetHallmarksResponse
+ArrayReply = query_pb2.GetMapResponse | query_pb2.GetHallmarksResponse | query_pb2.GetCrossMapResponse
 
 
 def assemble(
@@ -274,6 +254,8 @@ class QueryClient:
         n = arrays["checkpoint"].size if "checkpoint" in arrays else 0
         mode = _modes(arrays, n)
         shapes = {"map": (n, n), "gram": (n, n), "checkpoint": (n,), "step": (n,), "mode": (n,)}
+        if not arrays.keys().isdisjoint(_ERRORS):
+            shapes |= dict.fromkeys(_ERRORS, (n, n))
         for name, shape in shapes.items():
             if name not in arrays:
                 raise BrokenReplyError(f"server's map lacks the array {name}")
@@ -290,10 +272,33 @@ class QueryClient:
             scope=scope,
             relative_to=relative_to,
             kernel=kernel,
+            **{name: arrays[name].astype(np.float64, copy=False) for name in _ERRORS if name in arrays},
         )
 
+    def get_cross_map(
+        self, run: str, other: str, scope: str = "network", *, from_initialization: bool = False
+    ) -> CrossResult:
+        """A map across two runs that have sketches; about their initializations if `from_initialization`.
+
+        It may hold fewer checkpoints than the runs have: a server leaves some out evenly where there are many.
+        """
+        request = query_pb2.GetCrossMapRequest(
+            run=run, other=other, scope=scope, from_initialization=from_initialization
+        )
+        with self._stated(_ARRAYS_SECONDS):
+            arrays = assemble(
+                self._stub.GetCrossMap(request, timeout=_ARRAYS_SECONDS, metadata=self._metadata)
+            )
+        try:
+            return result_of(arrays, run, other, scope, from_initialization)
+        except ValueError as error:
+            raise BrokenReplyError(f"server's map across two runs cannot be used: {error}") from error
+
     def get_hallmarks(self, run: str, scope: str = "network") -> dict[str, NDArray[np.generic]]:
-        """Every hallmark of a scope: name -> [T], NaN where undefined, with `checkpoint`, `step` and `mode`."""
+        """Every hallmark of a scope: name -> [T], NaN where undefined, with `checkpoint`, `step` and `mode`.
+
+        What rests on estimates has standard errors, 0 where exact, under `error:NAME`.
+        """
         request = query_pb2.GetHallmarksRequest(run=run, scope=scope)
         with self._stated(_ARRAYS_SECONDS):
             arrays = assemble(
@@ -333,60 +338,4 @@ class QueryClient:
         try:
             yield
         except grpc.RpcError as error:
-            raise _translate(error, self.address, seconds) from error
-
-
-def _translate(error: grpc.RpcError, address: str, seconds: float) -> QueryError:
-    if not isinstance(error, grpc.Call):
-        return ServerFailedError(f"call to {address} failed: {error}")
-    code = error.code()
-    by_server, violations = _details(error)
-    message = error.details() or "no reason given"
-    text = "; ".join([message, *(a for a in violations if a.rpartition(": ")[2] not in message)])
-    match code:
-        case grpc.StatusCode.UNAVAILABLE if by_server:
-            return ServerFailedError(f"server at {address} is not ready: {text}; try again soon")
-        case grpc.StatusCode.UNAVAILABLE:
-            return UnreachableError(
-                f"no server answers at {address}: start one with `trajmon-server serve`, or name another "
-                f"with --server or TRAJMON_SERVER ({text})"
-            )
-        case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return UnreachableError(
-                f"server at {address} gave no answer in {seconds:.0f} s: look at its log, then try again"
-            )
-        case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED:
-            mend = (
-                "set TRAJMON_TOKEN, or point TRAJMON_HOME at the folder whose `token` file the server reads"
-            )
-            if "TRAJMON_TOKEN" not in text:
-                text = f"{text}; {mend}"
-            return NotAuthorisedError(f"server at {address} refused the token: {text}")
-        case grpc.StatusCode.NOT_FOUND:
-            return NotFoundError(text)
-        case (
-            grpc.StatusCode.INVALID_ARGUMENT
-            | grpc.StatusCode.OUT_OF_RANGE
-            | grpc.StatusCode.FAILED_PRECONDITION
-        ):
-            return InvalidRequestError(text)
-        case grpc.StatusCode.UNIMPLEMENTED:
-            return ServerFailedError(
-                f"{address} does not know this call: is it a trajmon server, and not an older one? ({text})"
-            )
-        case _:
-            return ServerFailedError(f"server at {address} failed ({code.name}): {text}")
-
-
-def _details(error: grpc.Call) -> tuple[bool, Sequence[str]]:
-    """Whether the server itself spoke (transport errors have no details), and its field violations."""
-    try:
-        status = rpc_status.from_call(error)
-    except ValueError as problem:
-        return True, [f"its details cannot be read: {problem}"]
-    found: list[str] = []
-    for detail in status.details if status else ():
-        bad = error_details_pb2.BadRequest()
-        if detail.Is(bad.DESCRIPTOR) and detail.Unpack(bad):
-            found += [f"{a.field}: {a.description}" for a in bad.field_violations]
-    return status is not None, found
+            raise translate(error, self.address, seconds) from error

@@ -9,7 +9,9 @@ run.json             training       what is fixed for the life of the run
 recorder.json        training       how recording goes, and whether it has ended: :class:`RecorderNote`
 slot.json            training       where the slot is
 snapshots/*.snap     both           one file a checkpoint
+sketches/*.snap      agent          one file a checkpoint: its sketch
 spool/*.row          agent          rows that are not acknowledged
+spool/*.sketch       agent          sketches that are not acknowledged
 acked.json           agent          number of the first checkpoint that is not acknowledged
 answer.json          agent          the server's latest answer
 agent.json           agent          how the agent does: :class:`AgentNote`
@@ -25,14 +27,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from trajmon._files import read_json, write_json
 from trajmon.errors import DamagedRunError
 from trajmon.numerics.layout import Layout
 from trajmon.sharding.chunks import Shard, shard_layout
+from trajmon.snapshots.keeping import SnapshotMode
+from trajmon_protos.sketch import SketchSpec, default_bins
 
-__all__ = ["AgentNote", "RecorderNote", "RunDescription", "RunDir"]
+__all__ = ["AgentNote", "RecorderNote", "RunDescription", "RunDir", "default_spec"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,11 @@ class RunDir:
     def snapshots(self) -> Path:
         """Folder of the snapshots."""
         return self.path / "snapshots"
+
+    @property
+    def sketches(self) -> Path:
+        """Folder of the sketches."""
+        return self.path / "sketches"
 
     @property
     def spool(self) -> Path:
@@ -149,11 +158,18 @@ class RunDescription:
     created_unix_seconds: float
     shard: Shard | None = None
     """What this folder holds of the run; None: all of it."""
+    sketch: SketchSpec | None = None
+    """How checkpoints are sketched, where they are; None: with the bins that suit the model's size, seed 0."""
 
     @property
     def snapshot_layout(self) -> Layout:
         """Of the snapshots in this folder."""
         return self.layout if self.shard is None else shard_layout(self.layout, self.shard)
+
+    @property
+    def sketch_spec(self) -> SketchSpec:
+        """How checkpoints are sketched: as was asked for, or as suits the model's size."""
+        return self.sketch or default_spec(self.layout)
 
     def write(self, run_dir: RunDir) -> None:
         """Durably. Raises OSError."""
@@ -165,6 +181,7 @@ class RunDescription:
             "layout": self.layout.to_json(),
             "created_unix_seconds": self.created_unix_seconds,
             "shard": None if self.shard is None else self.shard.to_json(),
+            "sketch": None if self.sketch is None else asdict(self.sketch),
         }
         write_json(run_dir.run_file, value, durable=True)
 
@@ -186,6 +203,7 @@ class RunDescription:
                 layout=Layout.from_json(value["layout"]),
                 created_unix_seconds=float(value["created_unix_seconds"]),
                 shard=None if value.get("shard") is None else Shard.from_json(value["shard"]),
+                sketch=None if value.get("sketch") is None else SketchSpec(**value["sketch"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise DamagedRunError(f"{run_dir.run_file} is not what this program writes: {error!r}") from error
@@ -208,6 +226,12 @@ class RecorderNote:
     """Address that training asked for; None: the local server."""
     threads: int = 1
     """That the agent may compute with."""
+    keeping: SnapshotMode = "exact"
+    """Which snapshots are kept: all, a few, or the last two."""
+    keep: int = 0
+    """How many at most; 0: all."""
+    sketching: bool = False
+    """Whether checkpoints are sketched even if all snapshots are kept."""
 
     def write(self, run_dir: RunDir) -> None:
         """Raises OSError."""
@@ -225,6 +249,11 @@ class RecorderNote:
             return None
 
 
+def default_spec(layout: Layout) -> SketchSpec:
+    """How the checkpoints of a model are sketched if nobody says how."""
+    return SketchSpec(bins=default_bins([layer.num_parameters for layer in layout.layers]))
+
+
 def _recorder_note(value: Mapping[str, Any]) -> RecorderNote:
     if value["state"] not in ("running", "stopped", "finished"):
         raise ValueError(f"unknown state {value['state']!r}")
@@ -236,7 +265,18 @@ def _recorder_note(value: Mapping[str, Any]) -> RecorderNote:
         agent_restarts=int(value["agent_restarts"]),
         server=None if value["server"] is None else str(value["server"]),
         threads=max(1, int(value["threads"])),
+        keeping=_mode(value.get("keeping")),
+        keep=max(0, int(value.get("keep", 0))),
+        sketching=bool(value.get("sketching", False)),
     )
+
+
+def _mode(text: object) -> SnapshotMode:
+    for mode in get_args(SnapshotMode):
+        if text == mode:
+            known: SnapshotMode = mode
+            return known
+    return "exact"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,6 +24,7 @@ from google.protobuf.internal import api_implementation
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
+from starlette.types import ASGIApp
 
 from trajmon_protos.v1 import ingest_pb2, ingest_pb2_grpc, query_pb2, query_pb2_grpc
 from trajmon_server.auth import Authenticator, load_or_create_token
@@ -32,17 +33,21 @@ from trajmon_server.errors import ConfigError, reason_of
 from trajmon_server.export.prometheus import Exporter
 from trajmon_server.ingest.service import Ingest
 from trajmon_server.query.core import Query
+from trajmon_server.query.cross import CrossQuery
 from trajmon_server.rpc.activity import Activity
 from trajmon_server.rpc.gate import Gate
 from trajmon_server.rpc.ingest_servicer import IngestServicer
 from trajmon_server.rpc.query_servicer import QueryServicer
 from trajmon_server.rpc.readiness import Readiness
 from trajmon_server.runs.registry import Registry
+from trajmon_server.runs.rows import Rows
 from trajmon_server.runs.worker import Worker
 from trajmon_server.signals.remaining_displacement import RemainingDisplacementPolicy
 from trajmon_server.store.errors import StoreError
 from trajmon_server.store.journal import LocalJournal
 from trajmon_server.web.app import make_app
+from trajmon_server.web.backend import Backend, open_readers
+from trajmon_server.web.sessions import Sessions
 
 __all__ = ["Serving", "serve", "serving"]
 
@@ -139,8 +144,18 @@ async def serving(settings: Settings) -> AsyncIterator[Serving]:
         journal = _open_journal(settings.data_dir)
         readiness = Readiness(lambda: journal.broken)
         # Before the recovery, which may take its time: whoever supervises the server sees that it lives.
+        authenticator, activity, backend = Authenticator(token, settings.tokens), Activity(), Backend()
+        http_app = make_app(
+            why_not_ready=readiness.problem,
+            version=version("trajmon"),
+            allowed_hosts=("127.0.0.1", "localhost", "[::1]", _host(addresses["http"].host)),
+            authenticator=authenticator,
+            sessions=Sessions(token, settings.tokens),
+            activity=activity,
+            backend=backend,
+        )
         http = await stack.enter_async_context(
-            _http(addresses["http"], readiness.problem, settings.stop_grace_seconds)
+            _http(addresses["http"], http_app, backend, settings.stop_grace_seconds)
         )
         policy = RemainingDisplacementPolicy()
         registry = Registry(journal, settings.data_dir / "maps", policy, settings.stale_after_seconds)
@@ -158,8 +173,8 @@ async def serving(settings: Settings) -> AsyncIterator[Serving]:
         stack.callback(exporter.stop)
         ingest = Ingest(journal, registry, settings.limits, writers, settings.data_dir, exporter.observe_row)
         query = Query(registry, journal, settings.limits, readers)
-        activity = Activity()
-        gate = Gate(Authenticator(token, settings.tokens), exporter.observe_call, activity)
+        backend.open(open_readers(query, registry, journal, settings.limits, readers))
+        gate = Gate(authenticator, exporter.observe_call, activity)
         server = grpc.aio.server(
             interceptors=[gate],
             options=GRPC_OPTIONS,
@@ -168,7 +183,10 @@ async def serving(settings: Settings) -> AsyncIterator[Serving]:
         health = health_aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         ingest_pb2_grpc.add_IngestServiceServicer_to_server(IngestServicer(ingest, settings.limits), server)
-        query_pb2_grpc.add_QueryServiceServicer_to_server(QueryServicer(query, settings.limits), server)
+        cross = CrossQuery(query, Rows(journal, registry.count_event), readers)
+        query_pb2_grpc.add_QueryServiceServicer_to_server(
+            QueryServicer(query, cross, settings.limits), server
+        )
         services = [
             ingest_pb2.DESCRIPTOR.services_by_name["IngestService"].full_name,
             query_pb2.DESCRIPTOR.services_by_name["QueryService"].full_name,
@@ -271,21 +289,22 @@ def _listen(server: grpc.aio.Server, address: Address) -> int:
 
 
 @contextlib.asynccontextmanager
-async def _http(
-    address: Address, why_not_ready: Callable[[], str], stop_seconds: float
-) -> AsyncIterator[str]:
+async def _http(address: Address, app: ASGIApp, backend: Backend, stop_seconds: float) -> AsyncIterator[str]:
     """Serve HTTP on the same loop; yields where."""
     try:
         listener = socket.create_server((address.host, address.port), reuse_port=False)
     except OSError as error:
         raise ConfigError(f"HTTP address {address}: {reason_of(error)}; give another with --http") from error
-    app = make_app(why_not_ready, version("trajmon"), ["127.0.0.1", "localhost", "[::1]", address.host])
+    # Taken over by every connection. Else an answer's body waits 40 ms for the caller to acknowledge its head.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     config = uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
+        server_header=False,
         lifespan="off",
-        limit_concurrency=256,
+        # A browser holds up to six connections for each page that is open.
+        limit_concurrency=1024,
         # A caller that never takes its answer must not hold up the stop.
         timeout_graceful_shutdown=math.ceil(stop_seconds),
     )
@@ -294,6 +313,7 @@ async def _http(
     try:
         yield f"{_host(address.host)}:{listener.getsockname()[1]}"
     finally:
+        backend.close()
         server.should_exit = True
         await task
         listener.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,8 @@ class CheckpointMeta:
     stall_seconds: float
     metrics: Mapping[str, float] = field(default_factory=dict)
     non_finite_layers: tuple[int, ...] = ()
+    has_holes: bool = False
+    """True if older snapshots were not kept when the row was computed: inner products with them are estimates."""
     mode: types_pb2.TrainingMode.ValueType = types_pb2.TRAINING_MODE_UNSPECIFIED
     """What was trained; unspecified means everything."""
     copy: str = ""
@@ -139,7 +141,8 @@ class CheckpointMeta:
     def from_row(cls, row: Row) -> CheckpointMeta:
         """The same, with the layers that are not finite."""
         non_finite = np.flatnonzero(row.status == LayerStatus.NON_FINITE)
-        return cls.from_header(row.header, tuple(non_finite.tolist()))
+        meta = cls.from_header(row.header, tuple(non_finite.tolist()))
+        return replace(meta, has_holes=bool((row.status == LayerStatus.NOT_KEPT).any()))
 
     def info_message(self) -> types_pb2.CheckpointInfo:
         """The same for the wire."""

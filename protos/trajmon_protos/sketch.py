@@ -15,7 +15,7 @@ The sum is exact. Each element is taken as a whole multiple of 2^-160: float32 a
 rounded to the nearest, ties to even. Sums are whole numbers, so that any order of adding, and any division into
 shards, gives the same. A sum has one form in *digits* d(l) for the levels l = -5 .. 3: it is the sum of
 d(l) * 2^(32 l), with -2^31 <= d(l) < 2^31 for all levels but the highest. To read a column, its digits, as float64
-times 2^(32 l), are added from the lowest level up in float64, and rounded to float32 where the run has no float64 layer.
+times 2^(32 l), are added from the lowest level up in float64, and rounded to float32 where no layer is float64.
 
 An element that is not finite, or not below 2^127 in magnitude, leaves the whole layer's sketch undefined: NaN.
 """
@@ -33,7 +33,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajmon_protos.errors import SketchError
-from trajmon_protos.v1 import types_pb2
 
 __all__ = [
     "DIGIT_BITS",
@@ -99,15 +98,6 @@ class SketchSpec:
     def is_lossless(self, num_elements: int) -> bool:
         """Whether the sketch is the layer itself, up to signs."""
         return num_elements <= self.bins
-
-    def message(self) -> types_pb2.SketchSpec:
-        """For the wire."""
-        return types_pb2.SketchSpec(version=self.version, seed=self.seed, bins=self.bins)
-
-    @classmethod
-    def from_message(cls, message: types_pb2.SketchSpec) -> SketchSpec:
-        """Off the wire. Raises :class:`SketchError`."""
-        return cls(bins=message.bins, seed=message.seed, version=message.version)
 
 
 def default_bins(numels: Sequence[int]) -> int:

@@ -27,10 +27,19 @@ from numpy.typing import NDArray
 from trajmon_protos.errors import RecordError
 from trajmon_protos.framing import open_frame, pack
 from trajmon_protos.record import PRODUCTS
-from trajmon_protos.sketch import LEVELS
+from trajmon_protos.sketch import LEVELS, SketchSpec
 from trajmon_protos.v1 import types_pb2
 
-__all__ = ["DIGITS", "MAGIC", "SketchRow", "decode_sketch", "encode_sketch", "is_sketch"]
+__all__ = [
+    "DIGITS",
+    "MAGIC",
+    "SketchRow",
+    "decode_sketch",
+    "encode_sketch",
+    "is_sketch",
+    "spec_message",
+    "spec_of",
+]
 
 MAGIC: Final = b"TMSKT\x00\x00\x01"
 DIGITS: Final = "<i8"
@@ -57,6 +66,16 @@ class SketchRow:
     def checkpoint(self) -> int:
         """Number of the checkpoint."""
         return self.header.row.checkpoint
+
+
+def spec_message(spec: SketchSpec) -> types_pb2.SketchSpec:
+    """A specification for the wire."""
+    return types_pb2.SketchSpec(version=spec.version, seed=spec.seed, bins=spec.bins)
+
+
+def spec_of(message: types_pb2.SketchSpec) -> SketchSpec:
+    """A specification off the wire. Raises :class:`trajmon_protos.errors.SketchError`."""
+    return SketchSpec(bins=message.bins, seed=message.seed, version=message.version)
 
 
 def is_sketch(record: bytes | memoryview) -> bool:

@@ -63,6 +63,9 @@ class Scripted(query_pb2_grpc.QueryServiceServicer):
     def GetHallmarks(self, request: Any, context: Any) -> Iterator[Any]:
         yield from self.answer(request, context)
 
+    def GetCrossMap(self, request: Any, context: Any) -> Iterator[Any]:
+        yield from self.answer(request, context)
+
     def WatchRun(self, request: Any, context: Any) -> Iterator[Any]:
         yield from self.answer(request, context)
 
@@ -229,6 +232,14 @@ def test_a_map_and_what_was_asked() -> None:
             [*good_map(), *chunks_of("mode", np.zeros(3))],
             "server sent array mode with dtype <f8, not |u1",
         ),
+        (
+            [*good_map(), *chunks_of("error", np.zeros((3, 3)))],
+            "server's map lacks the array gram_error",
+        ),
+        (
+            [*good_map(), *chunks_of("error", np.zeros((3, 3))), *chunks_of("gram_error", np.zeros(3))],
+            "server sent array gram_error with shape (3,) for 3 checkpoints",
+        ),
     ],
 )
 def test_a_map_that_is_none(chunks: list[Chunk], text: str) -> None:
@@ -238,6 +249,21 @@ def test_a_map_that_is_none(chunks: list[Chunk], text: str) -> None:
     ):
         client.get_map("r")
     assert str(caught.value) == text
+
+
+def test_standard_errors_come_where_the_server_sends_them() -> None:
+    error = np.array([[0.0, 0.0, 0.1], [0.0, 0.0, np.nan], [0.1, np.nan, 0.0]])
+    sent = [*good_map(), *chunks_of("error", error), *chunks_of("gram_error", 2 * error)]
+    with scripted(lambda *_: replies(sent)) as client:
+        result = client.get_map("r")
+    assert result.error is not None
+    assert result.gram_error is not None
+    np.testing.assert_array_equal(result.error, error)
+    np.testing.assert_array_equal(result.gram_error, 2 * error)
+    assert result.estimated_checkpoints == 1
+    with scripted(lambda *_: replies(good_map())) as client:
+        exact = client.get_map("r")
+    assert (exact.error, exact.gram_error, exact.estimated_checkpoints) == (None, None, 0)
 
 
 def test_hallmarks_of_different_lengths() -> None:

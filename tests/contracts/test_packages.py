@@ -67,6 +67,7 @@ def test_exported_members() -> None:
         "SwitchReport",
         "View",
         "errors",
+        "open_run",
         "switch_back",
         "switch_to_norm_only",
         "watch",

@@ -266,3 +266,12 @@ def test_health_over_http_checks_the_host(server: ServerProcess) -> None:
     foreign = urllib.request.Request(f"{url}/healthz", headers={"Host": "evil.example"})
     with pytest.raises(urllib.error.HTTPError, match="400"):
         urllib.request.urlopen(foreign, timeout=10)
+
+
+def test_a_map_about_the_first_checkpoint_of_a_range(client: Client) -> None:
+    run = SyntheticRun("window", num_checkpoints=30)
+    push_all(client, run)
+    answer = get_map(client, "window", relative_to=20, start=20, stop=30)
+    moved = run.parameters[21:30].reshape(9, -1) - run.parameters[20].reshape(1, -1)
+    unit = moved / np.linalg.norm(moved, axis=1, keepdims=True)
+    np.testing.assert_allclose(answer["map"], unit @ unit.T, atol=1e-9)

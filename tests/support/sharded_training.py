@@ -180,6 +180,8 @@ def train(kind: str, options: argparse.Namespace) -> None:
             server=options.server,
             home=options.home,
             resume=options.resume,
+            mode=options.mode,
+            sketch=trajmon.SketchSpec(bins=options.sketch_bins) if options.sketch_bins else False,
         )
     truth: list[dict[str, Any]] = []
     if options.first_step == 0 and not options.home:
@@ -230,6 +232,8 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=3)
     parser.add_argument("--first-step", type=int, default=0, help="record only after this step")
     parser.add_argument("--close-seconds", type=float, default=60.0)
+    parser.add_argument("--mode", default="exact")
+    parser.add_argument("--sketch-bins", type=int, default=0)
     parser.add_argument("--evaluate", action="store_true")
     parser.add_argument("--die-at", type=int, default=-1)
     parser.add_argument("--die-rank", type=int, default=0)

@@ -52,7 +52,7 @@ class Backlog:
             oldest = self._time_of_oldest(start, looked.recorded)
             free = looked.slot == SlotState.FREE
             self._progress.see(
-                Seen(looked.recorded, looked.snapshot_bytes, over and free, uncomputed, oldest)
+                Seen(looked.recorded, looked.snapshot_bytes, looked.kept, over and free, uncomputed, oldest)
             )
             lag_seconds = max(0.0, time.time() - oldest) if oldest else 0.0
             self._progress.note(

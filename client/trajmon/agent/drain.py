@@ -29,6 +29,8 @@ class Looked:
     """Number of the last checkpoint in either, plus 1."""
     snapshot_bytes: int
     """In the store."""
+    kept: int
+    """Snapshots in the store that have their data."""
     slot: SlotState
     """Free if there is no slot."""
 
@@ -49,7 +51,7 @@ class Drain:
         self._lock = threading.Lock()
         self._slot: Slot | None = None
         self._closed = False
-        self._folder_seen: tuple[int, int, int] = (-1, 0, 0)
+        self._folder_seen: tuple[int, int, int, int] = (-1, 0, 0, 0)
 
     def step(self) -> bool:
         """Bring what is in the slot into the store; True if there was something. Raises OSError."""
@@ -154,17 +156,18 @@ class Drain:
             except SnapshotError:
                 # The next step gives it up, and says so.
                 in_slot = 0
-        recorded, snapshot_bytes = self._look_at_store()
-        return Looked(max(recorded, in_slot), snapshot_bytes, state)
+        recorded, snapshot_bytes, kept = self._look_at_store()
+        return Looked(max(recorded, in_slot), snapshot_bytes, kept, state)
 
-    def _look_at_store(self) -> tuple[int, int]:
-        """Checkpoints in the store, and their bytes; lists the folder only when it has changed."""
+    def _look_at_store(self) -> tuple[int, int, int]:
+        """Checkpoints in the store, their bytes, and how many are kept; lists the folder only when it has changed."""
         changed_ns = self._run_dir.snapshots.stat().st_mtime_ns
         # A folder that changed within the clock's resolution may change again without showing it.
         is_fresh = time.time_ns() - changed_ns < 1_000_000_000
         if is_fresh or changed_ns != self._folder_seen[0]:
             recorded = max(self._store.numbers(), default=-1) + 1
-            self._folder_seen = (changed_ns, recorded, self._store.used_bytes())
+            used_bytes, kept = self._store.usage()
+            self._folder_seen = (changed_ns, recorded, used_bytes, kept)
         return self._folder_seen[1:]
 
 

@@ -31,6 +31,8 @@ Ending = Literal["settled", "refused", "lingered", "terminated"]
 
 _TROUBLE_SECONDS = 1.0
 _MAX_UNREADABLE = 100
+_MUCH_TO_READ_BYTES = 8 << 30
+"""Stored snapshots that take a second or so to read: a row against them is announced by its sketch."""
 
 
 class Agent:
@@ -47,9 +49,10 @@ class Agent:
         self._owner = ProcessLock(run_dir.owner_lock)
         self._drain = Drain(run_dir, self._store, layout.nbytes, self._owner)
         self._spool = Spool(run_dir.spool)
+        self._sketches = Spool.of_sketches(run_dir.spool)
         self._progress = Progress(run_dir, AgentNote(pid=0, state="working"))
         self._rows = RowMaker(run_dir, run, self._store, note.threads)
-        self._sender = Sender(run, run_dir, self._spool, self._progress, settings)
+        self._sender = Sender(run, run_dir, self._spool, self._sketches, self._progress, settings)
         first = 0 if run.shard is None else run.shard.first_checkpoint
         self._backlog = Backlog(self._store, self._spool, self._progress, first)
         self._wake = threading.Event()
@@ -119,10 +122,20 @@ class Agent:
         due = self._due(self._worked_to)
         if not due or not self._rows.gather():
             return False
+        note = RecorderNote.read(self._run_dir) or RecorderNote(attempt=1)
+        if note.sketching or note.keeping != "exact":
+            self._rows.sketch_from_here(self._sketches)
+            self._rows.sketch_up_to(due[0])
+            if self._rows.num_kept * self._store.data_bytes >= _MUCH_TO_READ_BYTES:
+                # Estimates are there at once; the exact row takes its time.
+                self._rows.sketch_up_to(due[-1] + 1)
+                self._progress.wake()
         for checkpoint, record in self._rows.make_many(due):
             self._spool.put(checkpoint, record)
             self._progress.wake()
             self._rows_computed += 1
+        if note.keeping != "exact":
+            self._rows.thin(due[-1], note.keeping, note.keep)
         computed, unreadable = self._rows_computed, self._rows.unreadable[:_MAX_UNREADABLE]
         self._progress.note(lambda known: replace(known, rows_computed=computed, unreadable=unreadable))
         return True
@@ -130,7 +143,7 @@ class Agent:
     def _due(self, recorded: int) -> list[int]:
         """Consecutive checkpoints whose rows come next, as many as are worked on together. Raises OSError."""
         start = self._spool.first_missing(self._backlog.start)
-        room = self._settings.spool_cap_bytes - self._spool.total_bytes
+        room = self._settings.spool_cap_bytes - self._spool.total_bytes - self._sketches.total_bytes
         due: list[int] = []
         for checkpoint in range(start, min(recorded, start + self._rows.most_together(start))):
             if room <= 0 or checkpoint in self._spool:
@@ -177,7 +190,7 @@ class Agent:
 
     def _ending_of_sync(self, recorded: int) -> Ending | None:
         """While training goes on: everything so far is handed in, or nothing moves any more."""
-        if self._backlog.start >= recorded:
+        if self._backlog.start >= recorded and self._sketches.first is None:
             return "settled"
         if self._progress.refused:
             return "refused"

@@ -23,6 +23,8 @@ class Seen:
     recorded: int = 0
     """Checkpoints in the store and the slot."""
     snapshot_bytes: int = 0
+    kept: int = 0
+    """Snapshots that are stored with their data."""
     training_over: bool = False
     """Nobody holds the owner lock, and every row that can be computed is in the spool."""
     uncomputed: int = 0

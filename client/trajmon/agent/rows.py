@@ -11,11 +11,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from trajmon.errors import SnapshotError
+from trajmon.agent.sketching import Sketcher
+from trajmon.agent.spool import Spool
+from trajmon.errors import SnapshotError, SnapshotNotKeptError
 from trajmon.numerics.gram import GramRow, PathIndices, gram_rows, sum_layers
+from trajmon.numerics.sketch import Sketch, gram_rows_with_sketches
 from trajmon.rundir import RunDescription, RunDir
 from trajmon.sharding.reshard import Resharder
 from trajmon.snapshots.format import SnapshotHeader, TrainingMode
+from trajmon.snapshots.keeping import SnapshotMode, is_kept
 from trajmon.snapshots.store import SnapshotStore, path_to
 from trajmon_protos.record import PRODUCTS, LayerStatus, Row, encode, payload_bytes
 from trajmon_protos.v1 import types_pb2
@@ -42,7 +46,10 @@ class RowMaker:
     """
 
     def __init__(self, run_dir: RunDir, run: RunDescription, store: SnapshotStore, threads: int) -> None:
+        self._run_dir = run_dir
         self._run = run
+        self._sketcher: Sketcher | None = None
+        self._not_kept: set[int] = set()
         self._layout = run.snapshot_layout
         self._store = store
         self._threads = threads
@@ -52,11 +59,70 @@ class RowMaker:
         self._to_gather = [] if run.shard is None else list(range(run.shard.first_checkpoint))
         self._gather_until: float | None = None
         self._num_layers = len(run.layout.layers) if run.shard is None else len(run.shard.layers)
+        self._unsketched = 0
 
     @property
     def unreadable(self) -> tuple[int, ...]:
-        """Checkpoints whose snapshots could not be read."""
-        return tuple(number for number, data in enumerate(self._data) if data is None)
+        """Checkpoints whose snapshots could not be read, those aside that were not kept."""
+        return tuple(
+            number for number, data in enumerate(self._data) if data is None and number not in self._not_kept
+        )
+
+    @property
+    def num_kept(self) -> int:
+        """Snapshots that are at hand."""
+        return sum(data is not None for data in self._data)
+
+    def sketch_from_here(self, spool: Spool) -> None:
+        """Sketch every checkpoint, those that are there already included; `spool` takes the records. Raises OSError."""
+        if self._sketcher is None:
+            self._sketcher = Sketcher(self._run_dir, self._run, spool, self._threads)
+            self._unsketched = 0
+
+    def sketch_up_to(self, stop: int) -> None:
+        """Make the sketches that are missing below `stop`, from the few snapshots that each needs. Raises OSError."""
+        if self._sketcher is None or self._unsketched >= stop:
+            return
+        self._load(stop - 1)
+        for checkpoint in range(self._unsketched, stop):
+            if self._data[checkpoint] is not None and not self._sketcher.has(checkpoint):
+                row, sketch = self._alone(checkpoint, self._sketcher)
+                self._sketcher.put(self._headers[checkpoint], self._row_header(checkpoint), row, sketch)
+            self._unsketched = checkpoint + 1
+
+    def _alone(self, checkpoint: int, sketcher: Sketcher) -> tuple[GramRow, Sketch]:
+        """Sketch, norms and update products of a checkpoint, from its own snapshot and its path's neighbours."""
+        new = self._data[checkpoint]
+        assert new is not None
+        path = path_to(checkpoint, self._headers)
+        places = sorted({0, *path[:2], *path[-3:]} - {checkpoint})
+        of = {number: place for place, number in enumerate(places)}
+        near = _indices(path)
+        indices = PathIndices(
+            *(None if n is None else of[n] for n in (near.previous, near.before_previous, near.first))
+        )
+        (row,), (sketch,) = gram_rows_with_sketches(
+            self._layout,
+            [new],
+            [self._data[number] for number in places],
+            [indices],
+            sketcher.plan,
+            threads=self._threads,
+        )
+        return self._of_layers(row, places), sketch
+
+    def thin(self, newest: int, mode: SnapshotMode, keep: int) -> None:
+        """Give up the snapshots that are not to be kept once the rows up to `newest` are made. Raises OSError.
+
+        One without a sketch stays: nothing would be known of it any more.
+        """
+        for checkpoint, data in enumerate(self._data[: newest + 1]):
+            if data is None or is_kept(checkpoint, newest, mode, keep):
+                continue
+            if self._sketcher is not None and self._sketcher.has(checkpoint):
+                self._store.give_up(checkpoint)
+                self._data[checkpoint] = None
+                self._not_kept.add(checkpoint)
 
     def gather(self) -> bool:
         """Bring the snapshots of earlier cuts, which the rows of this one need; True once that is done.
@@ -118,13 +184,31 @@ class RowMaker:
         if not new:
             return [self._unknown_row(first)]
         paths = [_indices(path_to(checkpoint, self._headers)) for checkpoint in checkpoints]
-        rows = gram_rows(self._layout, new, self._data[:first], paths, threads=self._threads)
+        stored = self._data[:first]
+        if self._sketcher is None:
+            rows = gram_rows(self._layout, new, stored, paths, threads=self._threads)
+            return [self._of_layers(row, range(first)) for row in rows]
+        rows, sketches = gram_rows_with_sketches(
+            self._layout, new, stored, paths, self._sketcher.plan, threads=self._threads
+        )
+        summed = [self._of_layers(row, range(first)) for row in rows]
+        for checkpoint, row, sketch in zip(checkpoints, summed, sketches, strict=True):
+            if not self._sketcher.has(checkpoint):
+                self._sketcher.put(self._headers[checkpoint], self._row_header(checkpoint), row, sketch)
+        return summed
+
+    def _of_layers(self, row: GramRow, stored: Sequence[int]) -> GramRow:
+        """A row over the run's layers, with the reason why older snapshots are missing; `stored`: which it saw."""
+        gone = [number for number in stored if self._data[number] is None]
+        if gone and self._not_kept.issuperset(gone):
+            planned = row.status == LayerStatus.SNAPSHOT_MISSING
+            status = np.where(planned, LayerStatus.NOT_KEPT, row.status).astype(np.uint8)
+            row = replace(row, status=status)
         shard = self._run.shard
         if shard is None:
-            return rows
+            return row
         place = {layer: index for index, layer in enumerate(shard.layers)}
-        of = [place[chunk.layer] for chunk in shard.chunks]
-        return [sum_layers(row, of, self._num_layers) for row in rows]
+        return sum_layers(row, [place[chunk.layer] for chunk in shard.chunks], self._num_layers)
 
     def _load(self, checkpoint: int) -> None:
         while len(self._data) <= checkpoint:
@@ -132,6 +216,9 @@ class RowMaker:
             try:
                 self._headers[number] = self._store.header(number)
                 self._data.append(self._store.data(number))
+            except SnapshotNotKeptError:
+                self._not_kept.add(number)
+                self._data.append(None)
             except SnapshotError as error:
                 log.warning("%s; its entries are marked missing", error)
                 self._data.append(None)

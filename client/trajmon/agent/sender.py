@@ -8,6 +8,7 @@ import random
 import threading
 import time
 from dataclasses import replace
+from typing import Final
 
 import grpc
 
@@ -18,6 +19,7 @@ from trajmon.agent.spool import Spool
 from trajmon.agent.transport import Connection, Failure, Opened, classify, printable, writer_of
 from trajmon.local_server import ensure_local_server
 from trajmon.rundir import RecorderNote, RunDescription, RunDir
+from trajmon.snapshots.keeping import SnapshotMode
 from trajmon_protos.record import decode, read_digest
 from trajmon_protos.v1 import ingest_pb2, types_pb2
 
@@ -26,6 +28,11 @@ __all__ = ["Backoff", "Sender"]
 log = logging.getLogger("trajmon.agent")
 
 _SETTLE_POLL_SECONDS = 0.05
+_KEEPING: Final[dict[SnapshotMode, ingest_pb2.SnapshotMode.ValueType]] = {
+    "exact": ingest_pb2.SNAPSHOT_MODE_EXACT,
+    "anchored": ingest_pb2.SNAPSHOT_MODE_ANCHORED,
+    "sketch": ingest_pb2.SNAPSHOT_MODE_SKETCH,
+}
 
 
 class Backoff:
@@ -52,7 +59,13 @@ class Sender(threading.Thread):
     """One thread, one channel at a time. Ends when the progress says so."""
 
     def __init__(
-        self, run: RunDescription, run_dir: RunDir, spool: Spool, progress: Progress, settings: AgentSettings
+        self,
+        run: RunDescription,
+        run_dir: RunDir,
+        spool: Spool,
+        sketches: Spool,
+        progress: Progress,
+        settings: AgentSettings,
     ) -> None:
         # A daemon: a call that hangs in the network must not hold up the agent's end.
         super().__init__(name="sender", daemon=True)
@@ -60,6 +73,7 @@ class Sender(threading.Thread):
         self._first_checkpoint = 0 if run.shard is None else run.shard.first_checkpoint
         self._run_dir = run_dir
         self._spool = spool
+        self._sketches = sketches
         self._progress = progress
         self._settings = settings
         self._connection: Connection | None = None
@@ -102,6 +116,8 @@ class Sender(threading.Thread):
             return
         if self._opened is None or self._opened.attempt < note.attempt:
             self._open(connection, note)
+        elif self._opened.takes_sketches and (sketch := self._next_sketch()) is not None:
+            self._push_sketch(connection, self._opened, *sketch)
         elif (record := self._spool.get(self._progress.acked)) is not None:
             self._push(connection, self._opened, record)
         elif time.monotonic() >= self._next_report:
@@ -140,18 +156,40 @@ class Sender(threading.Thread):
             "opened at %s: epoch %d, next %d", connection.address, opened.writer_epoch, opened.next_checkpoint
         )
 
-    def _push(self, connection: Connection, opened: Opened, record: bytes) -> None:
-        checkpoint = decode(record).header.checkpoint
+    def _next_sketch(self) -> tuple[int, bytes] | None:
+        """The oldest sketch that is not acknowledged. Sketches go before rows, whose holes they fill."""
+        while (checkpoint := self._sketches.first) is not None:
+            record = self._sketches.get(checkpoint)
+            if record is not None:
+                return checkpoint, record
+        return None
+
+    def _push_sketch(self, connection: Connection, opened: Opened, checkpoint: int, record: bytes) -> None:
+        if self._hand_in(connection, opened, checkpoint, record) is not None:
+            self._sketches.drop(checkpoint)
+            self._succeeded()
+
+    def _hand_in(
+        self, connection: Connection, opened: Opened, checkpoint: int, record: bytes
+    ) -> ingest_pb2.RowReceipt | None:
+        """The acknowledgement of exactly this record; None if the server will never take it."""
         if opened.max_record_bytes and len(record) > opened.max_record_bytes:
             text = (
-                f"the row of checkpoint {checkpoint} has {len(record)} bytes, the server takes "
+                f"a record of checkpoint {checkpoint} has {len(record)} bytes, the server takes "
                 f"{opened.max_record_bytes}; raise its limit max_record_bytes"
             )
             self._failed(Failure("refused", text))
-            return
+            return None
         receipt = connection.push(self._run_description, opened.writer_epoch, record)
         if receipt.checkpoint != checkpoint or receipt.digest != read_digest(record):
             raise ValueError(f"the server acknowledged something else than checkpoint {checkpoint}")
+        return receipt
+
+    def _push(self, connection: Connection, opened: Opened, record: bytes) -> None:
+        checkpoint = decode(record).header.checkpoint
+        receipt = self._hand_in(connection, opened, checkpoint, record)
+        if receipt is None:
+            return
         # First the number, then the file: killed in between, the row is sent twice and stored once.
         self._progress.advance(receipt.next_checkpoint)
         self._spool.drop_below(receipt.next_checkpoint)
@@ -161,7 +199,8 @@ class Sender(threading.Thread):
 
     def _report(self, connection: Connection, opened: Opened, note: RecorderNote) -> None:
         seen, acked = self._progress.seen, self._progress.acked
-        complete = seen.training_over and acked >= seen.recorded
+        unsent = self._sketches.first is not None and opened.takes_sketches
+        complete = seen.training_over and acked >= seen.recorded and not unsent
         phase, reason = self._phase(note, complete)
         answer = connection.report(
             ingest_pb2.ReportStatusRequest(
@@ -177,6 +216,8 @@ class Sender(threading.Thread):
                 writer=writer_of(self._run_description),
                 checkpoints_uncomputed=seen.uncomputed,
                 lag_seconds=_age(seen.oldest_unacked_unix_seconds),
+                snapshot_mode=_KEEPING[note.keeping],
+                snapshots_kept=seen.kept,
             )
         )
         self._keep(answer)
@@ -215,6 +256,7 @@ class Sender(threading.Thread):
                 "policy": printable(advice.policy),
             },
             "hallmarks": {group.group: dict(group.values) for group in answer.hallmarks},
+            "errors": {group.group: dict(group.errors) for group in answer.hallmarks if group.errors},
             "checkpoint": answer.checkpoint if answer.HasField("checkpoint") else None,
         }
         write_json(self._run_dir.answer_file, value)

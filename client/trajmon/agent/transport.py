@@ -77,6 +77,7 @@ class Opened:
     next_checkpoint: int
     """First checkpoint that the server has not acknowledged."""
     max_record_bytes: int
+    takes_sketches: bool = False
 
 
 class Connection:
@@ -113,7 +114,13 @@ class Connection:
             request.part, request.num_parts = run.shard.part, run.shard.num_parts
             request.writer, request.first_checkpoint = run.shard.writer, run.shard.first_checkpoint
         reply = self._stub.OpenRun(request, timeout=self._seconds, metadata=self._metadata)
-        return Opened(attempt, reply.writer_epoch, reply.next_checkpoint, reply.max_record_bytes)
+        return Opened(
+            attempt,
+            reply.writer_epoch,
+            reply.next_checkpoint,
+            reply.max_record_bytes,
+            reply.takes_sketches,
+        )
 
     def push(self, run: RunDescription, writer_epoch: int, record: bytes) -> ingest_pb2.RowReceipt:
         """Hand in a row, or this writer's part of it; once this returns, it is durable on the server."""

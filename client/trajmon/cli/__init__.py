@@ -26,6 +26,8 @@ COMMANDS: dict[str, Entry] = {
     "demo": Entry("trajmon.cli.demo", "Train a small network under watch and show what comes of it."),
     "runs": Entry("trajmon.cli.runs", "List the runs of a server."),
     "show": Entry("trajmon.cli.show", "Show a run's trajectory map and curves, here or as a PNG."),
+    "compare": Entry("trajmon.cli.compare", "Show several runs side by side, here or as a picture."),
+    "cross": Entry("trajmon.cli.cross", "Compare the checkpoints of two runs with each other."),
     "hallmarks": Entry("trajmon.cli.hallmarks", "Print a run's hallmarks over its checkpoints."),
     "export": Entry("trajmon.cli.export", "Write a run's trajectory map to a file."),
     "watch": Entry("trajmon.cli.watch", "Follow a folder that another trainer fills with checkpoints."),

@@ -52,9 +52,15 @@ SHOWN_METRICS = (
 @click.option(
     "--epochs", type=click.IntRange(4, 1000), default=48, show_default=True, help="How long to train."
 )
-def demo(directory: Path, epochs: int) -> None:
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="What `show --json` says of the run, on stdout; all else on stderr.",
+)
+def demo(directory: Path, epochs: int, as_json: bool) -> None:
     """Watch a small ResNet learn handwritten digits, about a minute on two cores."""
-    console = Console()
+    console = Console(stderr=as_json)
     directory = directory.absolute()
     _clear(directory)
     os.environ["TRAJMON_HOME"] = str(directory)
@@ -63,7 +69,7 @@ def demo(directory: Path, epochs: int) -> None:
     with _server(directory) as addresses:
         console.print(f"server      gRPC {addresses['grpc']}   metrics http://{addresses['metrics']}/metrics")
         _train(console, addresses["grpc"], epochs)
-        _show(console, directory, addresses)
+        _show(console, directory, addresses, as_json)
     _say_where(console, directory)
 
 
@@ -163,11 +169,10 @@ def _line(number: int, loss: float, accuracy: float, recorder: Recorder) -> str:
     )
 
 
-def _show(console: Console, directory: Path, addresses: dict[str, str]) -> None:
+def _show(console: Console, directory: Path, addresses: dict[str, str], as_json: bool) -> None:
     """The map in the terminal and as a picture, then the metrics as Prometheus would read them."""
-    show.main(
-        [RUN, "--server", addresses["grpc"], "--out", str(directory / f"{RUN}.png")], standalone_mode=False
-    )
+    arguments = [RUN, "--server", addresses["grpc"], "--out", str(directory / f"{RUN}.png")]
+    show.main([*arguments, *(["--json"] if as_json else [])], standalone_mode=False)
     with urllib.request.urlopen(f"http://{addresses['metrics']}/metrics", timeout=10) as response:
         lines = response.read().decode().splitlines()
     console.print("\nlive metrics")

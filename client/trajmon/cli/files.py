@@ -7,9 +7,10 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trajmon.cli.session import Problem
 from trajmon.query import MapResult
@@ -47,7 +48,12 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
 
 
 def write_npz(path: Path, run: str, result: MapResult) -> None:
-    """The arrays of the map, its `scope`, and `run`, `kernel`, `relative_to` (-1: the origin)."""
+    """The arrays of the map, its `scope`, and `run`, `kernel`, `relative_to` (-1: the origin).
+
+    Where it rests on estimates, their standard errors as well: `error` and `gram_error`.
+    """
+    # The stubs of savez take any further name for its option.
+    errors: dict[str, Any] = {"error": result.error, "gram_error": result.gram_error}
 
     def write(file: IO[bytes]) -> None:
         np.savez(
@@ -61,25 +67,36 @@ def write_npz(path: Path, run: str, result: MapResult) -> None:
             run=np.array(run),
             kernel=np.array(result.kernel),
             relative_to=np.array(-1 if result.relative_to is None else result.relative_to),
+            **{name: array for name, array in errors.items() if array is not None},
         )
 
     write_whole(path, write)
 
 
 def write_csv(path: Path, result: MapResult) -> None:
-    """The map: a row for each checkpoint with its number, its step and the entries; empty where undefined."""
+    """The map: a row for each checkpoint with its number, its step and the entries; empty where undefined.
+
+    Where it rests on estimates, the standard errors of the entries follow them, under ``error:NUMBER``.
+    """
+    numbers = result.checkpoint.tolist()
+    errors = result.error
 
     def write(file: IO[bytes]) -> None:
         lines = io.TextIOWrapper(file, encoding="utf-8", newline="")
         table = csv.writer(lines, lineterminator="\n")
-        table.writerow(["checkpoint", "step", *result.checkpoint.tolist()])
-        for number, step, row in zip(result.checkpoint, result.step, result.map, strict=True):
-            # repr gives the shortest digits that read back as the same float64.
-            entries = ["" if np.isnan(value) else repr(float(value)) for value in row]
-            table.writerow([int(number), int(step), *entries])
+        more = [] if errors is None else [f"error:{number}" for number in numbers]
+        table.writerow(["checkpoint", "step", *numbers, *more])
+        for i, number in enumerate(numbers):
+            values = _texts(result.map[i]) + ([] if errors is None else _texts(errors[i]))
+            table.writerow([number, int(result.step[i]), *values])
         lines.detach()
 
     write_whole(path, write)
+
+
+def _texts(row: NDArray[np.float64]) -> list[str]:
+    # repr gives the shortest digits that read back as the same float64.
+    return ["" if np.isnan(value) else repr(float(value)) for value in row]
 
 
 def write_figure(path: Path, figure: Figure) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table
 
-from trajmon.cli.plain import array_value
+from trajmon.cli.plain import array_value, has_unicode, split_errors
 from trajmon.cli.session import (
     clean,
     make_console,
@@ -16,7 +19,7 @@ from trajmon.cli.session import (
     scope_option,
     server_option,
 )
-from trajmon.plot.curves import number
+from trajmon.plot.curves import number_with_error
 from trajmon.plot.modes import NORM_ONLY
 
 __all__ = ["hallmarks"]
@@ -46,9 +49,12 @@ def hallmarks(run: str, scope: str, rows: int, as_json: bool, server: str | None
     """Print the hallmarks of RUN (its name or id): the last rows as a table, or everything as JSON."""
     with open_client(server) as client:
         arrays = client.get_hallmarks(run, scope)
+    arrays, errors = split_errors(arrays)
     if as_json:
         print_json(
-            {"run": run, "scope": scope} | {name: array_value(array) for name, array in arrays.items()}
+            {"run": run, "scope": scope}
+            | {name: array_value(array) for name, array in arrays.items()}
+            | {"errors": {name: array_value(array) for name, array in errors.items()}}
         )
         return
     console = make_console()
@@ -65,7 +71,10 @@ def hallmarks(run: str, scope: str, rows: int, as_json: bool, server: str | None
         table.add_column("training")
     for i in range(max(0, count - rows), count):
         step = str(arrays["step"][i]) if "step" in arrays else ""
-        values = (number(float(np.asarray(arrays[name], dtype=np.float64)[i])) for name in shown)
+        values = (
+            number_with_error(_at(arrays[name], i), _at(errors.get(name), i), plain=not has_unicode(console))
+            for name in shown
+        )
         mode = ["norm-only" if arrays["mode"][i] == NORM_ONLY else "full"] if has_modes else []
         table.add_row(str(arrays["checkpoint"][i]), step, *values, *mode)
     console.print(table)
@@ -73,3 +82,7 @@ def hallmarks(run: str, scope: str, rows: int, as_json: bool, server: str | None
         console.print(
             f"the last {rows} of {count} checkpoints; --rows shows more, --json everything", style="dim"
         )
+
+
+def _at(array: NDArray[Any] | None, position: int) -> float:
+    return float(np.asarray(array, dtype=np.float64)[position]) if array is not None else 0.0

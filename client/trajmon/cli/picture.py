@@ -12,7 +12,7 @@ from trajmon.query import MapResult
 if TYPE_CHECKING:
     from trajmon.plot.figure import Picture
 
-__all__ = ["entry_name", "make_picture", "mean_of", "mean_words"]
+__all__ = ["entry_name", "estimates_words", "make_picture", "mean_error_of", "mean_of", "mean_words"]
 
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
@@ -21,6 +21,27 @@ def mean_of(result: MapResult) -> float:
     """Mean of all defined entries, diagonal included: the MDS of a cosine map. NaN if there are none."""
     defined = result.map[np.isfinite(result.map)]
     return float(defined.mean()) if defined.size else float("nan")
+
+
+def mean_error_of(result: MapResult) -> float:
+    """Standard error of :func:`mean_of`, at most; 0 where it is exact.
+
+    The mean of the entries' standard errors: estimates of one run share the signs of their sketches, so their errors
+    need not average out.
+    """
+    if result.error is None:
+        return 0.0
+    defined = result.error[np.isfinite(result.map) & np.isfinite(result.error)]
+    return float(defined.mean()) if defined.size else 0.0
+
+
+def estimates_words(result: MapResult) -> str:
+    """How much of the map is estimated; empty if nothing is."""
+    count, all_of_them = result.estimated_checkpoints, len(result.checkpoint)
+    if not count:
+        return ""
+    verb = "rests" if count == 1 else "rest"
+    return f"{count} of {all_of_them} checkpoints {verb} on estimates"
 
 
 def mean_words(result: MapResult) -> str:
@@ -54,4 +75,6 @@ def make_picture(run: str, result: MapResult, fitted: bool, low: float | None) -
         symbol=symbol,
         entry_name=entry_name(result),
         mode=result.mode,
+        mean_error=mean_error_of(result),
+        note=estimates_words(result),
     )

@@ -7,10 +7,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from numpy.typing import NDArray
+from rich.console import Console
 
 from trajmon_protos.v1 import ingest_pb2, query_pb2, types_pb2
 
-__all__ = ["advice_value", "array_value", "number_value", "phase_name", "state_name", "summary_value"]
+__all__ = [
+    "advice_value",
+    "array_value",
+    "number_value",
+    "phase_name",
+    "split_errors",
+    "state_name",
+    "summary_value",
+]
+
+_ERROR = "error:"
 
 
 def number_value(value: float) -> float | None:
@@ -28,6 +39,22 @@ def array_value(array: NDArray[Any]) -> list[float | int | None]:
     if array.dtype.kind in "iu":
         return [int(value) for value in array]
     return [number_value(value) for value in array]
+
+
+def has_unicode(console: Console) -> bool:
+    """Whether the terminal can show signs beyond ASCII."""
+    return console.encoding.lower().replace("-", "").startswith("utf")
+
+
+def split_errors(
+    hallmarks: Mapping[str, NDArray[Any]],
+) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """What a server sends of a scope: the values by name, and the standard errors of those that have any by name."""
+    values = {name: array for name, array in hallmarks.items() if not name.startswith(_ERROR)}
+    errors = {
+        name.removeprefix(_ERROR): array for name, array in hallmarks.items() if name.startswith(_ERROR)
+    }
+    return values, errors
 
 
 def state_name(state: types_pb2.AdviceState.ValueType) -> str:
@@ -70,6 +97,9 @@ def summary_value(run: query_pb2.RunSummary) -> dict[str, Any]:
         "last_step": run.last_step,
         "last_time_unix_seconds": number_value(run.last_time_unix_seconds),
         "mds": number_value(run.mean_directional_similarity)
+        if run.HasField("mean_directional_similarity")
+        else None,
+        "mds_error": number_value(run.mean_directional_similarity_error)
         if run.HasField("mean_directional_similarity")
         else None,
         "parameters": run.parameters,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
 import click
 from rich.table import Table
 
-from trajmon.cli.plain import phase_name, state_name, summary_value
+from trajmon.cli.plain import has_unicode, phase_name, state_name, summary_value
 from trajmon.cli.session import clean, make_console, open_client, print_json, server_option, text
-from trajmon_protos.v1 import query_pb2, types_pb2
+from trajmon.plot.curves import number_with_error
+from trajmon_protos.v1 import ingest_pb2, query_pb2, types_pb2
 
-__all__ = ["age", "mode_name", "run_value", "runs"]
+__all__ = ["age", "mode_name", "run_value", "runs", "snapshot_mode_name"]
 
 
 @click.command()
@@ -48,14 +50,13 @@ def runs(server: str | None, as_json: bool) -> None:
     table.add_column("advice")
     table.add_column("last seen", justify="right")
     for run in found:
-        mds = run.mean_directional_similarity
         table.add_row(
             text(run.name),
             phase_name(run.phase),
             str(run.checkpoints - run.superseded) if run.superseded <= run.checkpoints else "?",
             *([str(run.open_checkpoints) if run.open_checkpoints else ""] if has_open else []),
             str(run.last_step) if run.checkpoints else "",
-            f"{mds:.4f}" if run.HasField("mean_directional_similarity") and mds == mds else "undefined",
+            _mds(run, plain=not has_unicode(console)),
             *([mode_name(run.mode)] if has_modes else []),
             state_name(run.advice.state),
             age(time.time() - run.last_time_unix_seconds) if run.last_time_unix_seconds > 0 else "never",
@@ -74,7 +75,31 @@ def mode_name(mode: types_pb2.TrainingMode.ValueType) -> str:
 
 def run_value(run: query_pb2.RunSummary) -> dict[str, Any]:
     """One run as a plain value for JSON."""
-    return summary_value(run) | {"open_checkpoints": run.open_checkpoints, "mode": mode_name(run.mode)}
+    return summary_value(run) | {
+        "open_checkpoints": run.open_checkpoints,
+        "early_checkpoints": run.early_checkpoints,
+        "mode": mode_name(run.mode),
+        "snapshot_mode": snapshot_mode_name(run.snapshot_mode),
+        "sketch": {"version": run.sketch.version, "seed": run.sketch.seed, "bins": run.sketch.bins}
+        if run.HasField("sketch")
+        else None,
+    }
+
+
+def snapshot_mode_name(mode: ingest_pb2.SnapshotMode.ValueType) -> str:
+    """`exact` (also where it was not told), `anchored` or `sketch`; `unknown` for modes of a newer server."""
+    if mode == ingest_pb2.SNAPSHOT_MODE_UNSPECIFIED:
+        return "exact"
+    if mode not in ingest_pb2.SnapshotMode.values():
+        return "unknown"
+    return ingest_pb2.SnapshotMode.Name(mode).removeprefix("SNAPSHOT_MODE_").lower()
+
+
+def _mds(run: query_pb2.RunSummary, plain: bool) -> str:
+    mds, error = run.mean_directional_similarity, run.mean_directional_similarity_error
+    if not run.HasField("mean_directional_similarity") or math.isnan(mds):
+        return "undefined"
+    return number_with_error(mds, error, plain) if error > 0 else f"{mds:.4f}"
 
 
 def age(seconds: float) -> str:

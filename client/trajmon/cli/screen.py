@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.text import Text
 
 from trajmon.cli.behind import duration
-from trajmon.cli.picture import entry_name, mean_of, mean_words
-from trajmon.cli.plain import phase_name, state_name
+from trajmon.cli.picture import entry_name, estimates_words, mean_error_of, mean_of, mean_words
+from trajmon.cli.plain import has_unicode, phase_name, state_name
 from trajmon.cli.session import clean, text
 from trajmon.plot.colors import Scale
-from trajmon.plot.curves import MARKS, curve_lines, number
+from trajmon.plot.curves import MARKS, curve_lines, number, number_with_error
 from trajmon.plot.modes import switch_positions
 from trajmon.plot.terminal import legend, map_lines, modes_line
 from trajmon.query import MapResult
@@ -40,6 +40,10 @@ _LEAST_PIXELS = 32
 _MOST_FINDINGS = 5
 _MOST_OPEN = 3
 _MOST_PARTS = 8
+_SNAPSHOTS = {
+    ingest_pb2.SNAPSHOT_MODE_ANCHORED: "anchored: a few snapshots kept",
+    ingest_pb2.SNAPSHOT_MODE_SKETCH: "sketch: last two snapshots kept",
+}
 _LAG_SECONDS = 5.0
 """One checkpoint that waits for less is in work."""
 
@@ -60,6 +64,8 @@ def print_header(console: Console, details: query_pb2.GetRunResponse) -> None:
         facts.append(f"{run.parameters:,} parameters")
     if run.mode == types_pb2.TRAINING_MODE_NORM_ONLY:
         facts.append("norm-only training")
+    if run.snapshot_mode in _SNAPSHOTS:
+        facts.append(_SNAPSHOTS[run.snapshot_mode])
     console.print(Text.assemble(text(run.name, "bold"), "  ", ", ".join(facts)), soft_wrap=False)
     state = state_name(run.advice.state)
     line = Text.assemble("advice: ", (state, _STATE_STYLES.get(state, "bold")))
@@ -126,18 +132,21 @@ def print_map_and_curves(
     """The map, and the curves beside it where the terminal is wide, below it where not."""
     width = console.width
     rich_color = console.color_system in ("256", "truecolor") and not console.no_color
-    unicode = console.encoding.lower().replace("-", "").startswith("utf")
+    unicode = has_unicode(console)
+    mean = number_with_error(mean_of(result), mean_error_of(result), plain=not unicode)
     color = rich_color and unicode
     margin = max((len(str(number)) for number in result.checkpoint), default=1) + 2
     beside = width >= 110
     most = _MOST_PIXELS if len(result.checkpoint) > _MOST_ENLARGED else _MOST_ENLARGED
     side = max(8, min(_pixels(console), most, width - margin - (46 if beside else 0)))
-    mean = mean_of(result)
     title = Text.assemble(
         "trajectory map of ",
         (clean(result.scope), "bold"),
-        f"   {mean_words(result)} {number(mean)}",
+        f"   {mean_words(result)} {mean}",
     )
+    estimates = estimates_words(result)
+    if estimates:
+        title.append(f"   ({estimates})", "dim")
     picture = map_lines(result.map, result.checkpoint, scale, side, color, result.mode)
     key = legend(result.map, scale, color, entry_name(result))
     modes = modes_line(result.mode, result.checkpoint, color)
@@ -195,7 +204,11 @@ def _blocks(hallmarks: Mapping[str, NDArray[Any]], width: int, dots: bool, heigh
             continue
         values = np.asarray(hallmarks[name], dtype=np.float64)
         defined = values[np.isfinite(values)]
-        head = Text.assemble(label, " ", (number(values[-1]) if values.size else "undefined", "bold"))
+        errors = np.asarray(hallmarks.get(f"error:{name}", np.zeros(values.size)), dtype=np.float64)
+        latest = "undefined"
+        if values.size:
+            latest = number_with_error(float(values[-1]), float(errors[-1]), plain=not dots)
+        head = Text.assemble(label, " ", (latest, "bold"))
         if defined.size > 1:
             span = f"  {number(float(defined.min()))} to {number(float(defined.max()))}"
             # Half a number would be a wrong one.

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from trajmon.cli.files import check_folder, write_figure
-from trajmon.cli.picture import make_picture, mean_of
-from trajmon.cli.plain import array_value, number_value
+from trajmon.cli.picture import make_picture, mean_error_of, mean_of
+from trajmon.cli.plain import array_value, number_value, split_errors
 from trajmon.cli.runs import run_value
 from trajmon.cli.screen import print_header, print_map_and_curves
 from trajmon.cli.session import (
@@ -120,13 +120,20 @@ def _value(
     scope: str,
     hallmarks: Mapping[str, NDArray[Any]],
 ) -> dict[str, Any]:
-    latest = {name: array_value(array[-1:])[0] for name, array in hallmarks.items() if array.size}
+    values, errors = split_errors(hallmarks)
+    latest, latest_errors = (
+        {name: array_value(array[-1:])[0] for name, array in arrays.items() if array.size}
+        for arrays in (values, errors)
+    )
     return {
         "run": run_value(details.summary),
         "scope": scope,
         "relative_to": result.relative_to if result else None,
         "mean": number_value(mean_of(result)) if result else None,
+        "mean_error": mean_error_of(result) if result else None,
+        "estimated_checkpoints": result.estimated_checkpoints if result else 0,
         "hallmarks": latest,
+        "errors": latest_errors,
         "modes": _modes(hallmarks),
         "open": [
             {

@@ -96,7 +96,7 @@ def deliver(
     progress = Progress(run_dir, AgentNote(pid=0, state="working"))
     progress.note(lambda known: replace(known, pid=os.getpid()))
     progress.see(Seen(recorded=total))
-    sender = Sender(run, run_dir, spool, progress, settings)
+    sender = Sender(run, run_dir, spool, Spool.of_sketches(run_dir.spool), progress, settings)
     sender.start()
     try:
         while not (progress.settled or progress.refused):

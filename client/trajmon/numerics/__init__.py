@@ -6,6 +6,7 @@ module        what it holds                                                     
 ``layout``    layers, groups, their place in a snapshot, the fingerprint
 ``views``     declared parts of a tensor, e.g. Q, K, V of a fused weight
 ``gram``      the Gram row and update products of a new snapshot                         numba
+``sketch``    random projections of snapshots, made in the same pass                     numba
 ``reference`` the same in exact rational arithmetic, slow: what ``gram`` is tested with
 ``model``     from a module to its layout, and its parameters into a snapshot            torch
 ============  =========================================================================  ==========

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +11,22 @@ from numpy.typing import NDArray
 from trajmon.numerics import kernel
 from trajmon.numerics.errors import SnapshotError
 from trajmon.numerics.layout import NETWORK, Dtype, Group, Layer, Layout
+from trajmon.numerics.sketch_kernel import NO_FOLDING, Folding
+from trajmon.numerics.work import Work, address_of, cut_into_pieces, cut_into_tasks, in_pieces
 from trajmon_protos.record import PRODUCTS, LayerStatus
 
-__all__ = ["GramRow", "PathIndices", "compile_kernels", "gram_row", "gram_rows", "mark_layers", "sum_layers"]
+__all__ = [
+    "GramRow",
+    "PathIndices",
+    "compile_kernels",
+    "folded_rows",
+    "gram_row",
+    "gram_rows",
+    "mark_layers",
+    "sum_layers",
+]
 
 _UPDATE_SQUARED, _UPDATE_DOT, _DISPLACEMENT_SQUARED, _DISPLACEMENT_DOT = range(len(PRODUCTS))
-_ADDRESS_MULTIPLE = 8
-# More pieces than threads: a thread that the system holds up must not hold up the row.
-_PIECES_PER_THREAD = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +67,6 @@ class GramRow:
     """[L, 4], columns as in ``trajmon_protos.record.PRODUCTS``."""
     status: NDArray[np.uint8]
     """[L], values of ``trajmon_protos.record.LayerStatus``."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """How a layout's elements are cut into tasks; see :mod:`trajmon.numerics.kernel`."""
-
-    tasks: NDArray[np.int64]
-    blocks: NDArray[np.int64]
-    segments: NDArray[np.int64]
-    slot_layers: NDArray[np.int64]
 
 
 def gram_row(
@@ -124,6 +119,24 @@ def gram_rows(
     takes a few hundred bytes for each row and column in each layer and each 131072 elements. The new snapshots'
     blocks, 64 KiB each, should fit into a core's cache together: up to 8. Raises as :func:`gram_row` does.
     """
+    return folded_rows(
+        layout, new, stored, paths, lambda work, pieces: lambda index: NO_FOLDING, threads=threads
+    )
+
+
+def folded_rows(
+    layout: Layout,
+    new: Sequence[NDArray[np.uint8]],
+    stored: Sequence[NDArray[np.uint8] | None],
+    paths: Sequence[PathIndices],
+    prepare: Callable[[Work, Sequence[NDArray[np.int64]]], Callable[[int], Folding]],
+    *,
+    threads: int = 1,
+) -> list[GramRow]:
+    """:func:`gram_rows`, with the new snapshots folded into sketches as they pass.
+
+    `prepare` is told how the work is cut, and gives what is folded into where, for each piece by its number.
+    """
     if threads < 1:
         raise ValueError(f"threads is {threads}, it must be at least 1")
     if len(new) != len(paths):
@@ -131,16 +144,16 @@ def gram_rows(
     for index, path in enumerate(paths):
         path.check(len(stored) + index)
     new_addresses = [
-        _address(layout, snapshot, "the new snapshot" if len(new) == 1 else f"new snapshot {index}")
+        address_of(layout, snapshot, "the new snapshot" if len(new) == 1 else f"new snapshot {index}")
         for index, snapshot in enumerate(new)
     ]
     addresses = [
-        0 if snapshot is None else _address(layout, snapshot, f"stored snapshot {index}")
+        0 if snapshot is None else address_of(layout, snapshot, f"stored snapshot {index}")
         for index, snapshot in enumerate(stored)
     ]
     known = [*addresses, *new_addresses]
     present = [index for index, snapshot in enumerate(stored) if snapshot is not None]
-    work = _cut(layout.layers, layout.offsets_bytes)
+    work = cut_into_tasks(layout)
     sums = np.zeros((len(new), len(work.slot_layers), len(present) + len(new)))
     slot_products = np.zeros((len(new), len(work.slot_layers), len(PRODUCTS)))
     new_array = np.array(new_addresses, np.uint64)
@@ -149,9 +162,12 @@ def gram_rows(
         [_on_path(path, known[: len(stored) + i + 1]) for i, path in enumerate(paths)], np.uint64
     ).reshape(-1, 4)
 
-    def run(piece: NDArray[np.int64]) -> None:
+    pieces = cut_into_pieces(work.tasks, threads)
+    folding_of = prepare(work, pieces)
+
+    def run(index: int) -> None:
         kernel.run_tasks(
-            piece,
+            pieces[index],
             work.blocks,
             work.segments,
             np.empty((len(new), kernel.BLOCK)),
@@ -160,15 +176,10 @@ def gram_rows(
             path_array,
             sums,
             slot_products,
+            folding_of(index),
         )
 
-    pieces = _pieces(work.tasks, threads)
-    if threads == 1 or len(pieces) == 1:
-        for piece in pieces:
-            run(piece)
-    else:
-        with ThreadPoolExecutor(threads, "trajmon-gram") as pool:
-            list(pool.map(run, pieces))
+    in_pieces(run, len(pieces), threads)
     rows = []
     for index, path in enumerate(paths):
         count = len(stored) + index
@@ -254,7 +265,9 @@ def sum_layers(row: GramRow, layer_of: Sequence[int], num_layers: int) -> GramRo
     unknown = np.zeros((num_layers, len(PRODUCTS)), np.bool_)
     np.logical_or.at(unknown, of, np.isnan(row.products))
     status = np.zeros(num_layers, np.uint8)
-    np.maximum.at(status, of, np.where(row.status == LayerStatus.SNAPSHOT_MISSING, row.status, 0))
+    # The later says more of what is not known.
+    for told in (LayerStatus.NOT_KEPT, LayerStatus.SNAPSHOT_MISSING):
+        status[of[row.status == told]] = told
     # A part that is NON_FINITE is NaN in the last column, and so is the sum.
     finite = np.isfinite(gram[:, -1]) & (np.isfinite(products) | unknown).all(axis=1)
     status[~finite] = LayerStatus.NON_FINITE
@@ -263,19 +276,6 @@ def sum_layers(row: GramRow, layer_of: Sequence[int], num_layers: int) -> GramRo
         # An infinity stands for overflow.
         values[~np.isfinite(values)] = np.nan
     return GramRow(gram, products, status)
-
-
-def _address(layout: Layout, snapshot: NDArray[np.uint8], what: str) -> int:
-    if snapshot.dtype != np.uint8 or snapshot.shape != (layout.nbytes,) or not snapshot.flags.c_contiguous:
-        raise SnapshotError(
-            f"{what} is {snapshot.dtype} {snapshot.shape}; the layout needs contiguous uint8 ({layout.nbytes},)"
-        )
-    address: int = snapshot.__array_interface__["data"][0]
-    if address % _ADDRESS_MULTIPLE:
-        raise SnapshotError(
-            f"{what} starts at an address that is not a multiple of {_ADDRESS_MULTIPLE} bytes"
-        )
-    return address
 
 
 def _total(
@@ -289,46 +289,3 @@ def _total(
     with np.errstate(invalid="ignore"):
         summed: NDArray[np.float64] = totals + carry
     return summed
-
-
-def _pieces(tasks: NDArray[np.int64], threads: int) -> list[NDArray[np.int64]]:
-    count = len(tasks) - 1
-    number = min(count, 1 if threads == 1 else threads * _PIECES_PER_THREAD)
-    cuts = [index * count // number for index in range(number + 1)] if number else []
-    return [tasks[a : b + 1] for a, b in pairwise(cuts)]
-
-
-@lru_cache(maxsize=4)
-def _cut(layers: tuple[Layer, ...], offsets_bytes: tuple[int, ...]) -> _Work:
-    segments: list[tuple[int, int, int, int, int]] = []
-    blocks, tasks, slot_layers = [0], [0], []
-    in_block = in_task = 0
-    for index, (layer, offset) in enumerate(zip(layers, offsets_bytes, strict=True)):
-        start, item_bytes = 0, layer.nbytes // max(layer.num_parameters, 1)
-        slot_task = -1
-        while start < layer.num_parameters:
-            if in_block == kernel.BLOCK:
-                blocks.append(len(segments))
-                in_block = 0
-                if in_task >= kernel.TASK:
-                    tasks.append(len(blocks) - 1)
-                    in_task = 0
-            if slot_task != len(tasks):
-                slot_task = len(tasks)
-                slot_layers.append(index)
-            count = min(kernel.BLOCK - in_block, layer.num_parameters - start)
-            code = kernel.CODES[layer.dtype]
-            segments.append((offset + start * item_bytes, count, code, len(slot_layers) - 1, in_block))
-            in_block += count
-            in_task += count
-            start += count
-    if in_block:
-        blocks.append(len(segments))
-    if len(blocks) - 1 > tasks[-1]:
-        tasks.append(len(blocks) - 1)
-    return _Work(
-        np.array(tasks, np.int64),
-        np.array(blocks, np.int64),
-        np.array(segments, np.int64).reshape(-1, 5),
-        np.array(slot_layers, np.int64),
-    )

@@ -25,9 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajmon.numerics.compiling import SUMS, compiled
+from trajmon.numerics.sketch_kernel import Folding, close_target, fold_block
 from trajmon.numerics.tile import BLOCK, RUN, load, tile
 
-__all__ = ["BLOCK", "CODES", "TASK", "add_slots", "run_tasks"]
+__all__ = ["BLOCK", "CODES", "TASK", "add_slots", "run_tasks", "sketch_tasks"]
 
 TASK: Final = 1 << 17
 """Elements of a task."""
@@ -52,6 +53,8 @@ def _widen(x: NDArray[np.float64], address: np.uint64, like: Any) -> None:
 _tile_many: Any = tile(TILE_ROWS, 4)
 _tile_row: Any = tile(1, 4)
 _tile_column: Any = tile(TILE_ROWS, 1)
+_tile_three: Any = tile(1, 3)
+_tile_two: Any = tile(1, 2)
 _tile_one: Any = tile(1, 1)
 
 
@@ -105,13 +108,16 @@ def _segment_rows(
                 _tile_many(start, stored, offset, count, like, to, stride)
             else:
                 _tile_row(start, stored, offset, count, like, to, stride)
-        else:
+        elif many:
             for c in range(columns):
                 step = np.uint64(8 * c)
-                if many:
-                    _tile_column(start, stored + step, offset, count, like, to + step, stride)
-                else:
-                    _tile_one(start, stored + step, offset, count, like, to + step, stride)
+                _tile_column(start, stored + step, offset, count, like, to + step, stride)
+        elif columns == 3:
+            _tile_three(start, stored, offset, count, like, to, stride)
+        elif columns == 2:
+            _tile_two(start, stored, offset, count, like, to, stride)
+        else:
+            _tile_one(start, stored, offset, count, like, to, stride)
         row += TILE_ROWS if many else 1
 
 
@@ -129,6 +135,29 @@ def _segment_products(
 
 
 @compiled()
+def _widen_block(
+    segments: NDArray[np.int64],
+    first: int,
+    last: int,
+    new: NDArray[np.uint64],
+    buffer: NDArray[np.float64],
+) -> None:
+    for row in range(len(new)):
+        for k in range(first, last):
+            count, code, place = segments[k, 1], segments[k, 2], segments[k, 4]
+            x = buffer[row, place : place + count]
+            at = new[row] + np.uint64(segments[k, 0])
+            if code == 0:
+                _widen(x, at, _F64)
+            elif code == 1:
+                _widen(x, at, _F32)
+            elif code == 2:
+                _widen(x, at, _BF16)
+            else:
+                _widen(x, at, _F16)
+
+
+@compiled()
 def run_tasks(
     tasks: NDArray[np.int64],
     blocks: NDArray[np.int64],
@@ -139,14 +168,17 @@ def run_tasks(
     paths: NDArray[np.uint64],
     gram: NDArray[np.float64],
     products: NDArray[np.float64],
+    folding: Folding,
 ) -> None:
-    """Add the sums of consecutive tasks to their slots.
+    """Add the sums of consecutive tasks to their slots, and fold the new snapshots' elements into sketches.
 
-    `tasks`: [k+1], first block of each task; `blocks`: first segment of each block; `segments`: [S, 5], byte
-    offset, elements, dtype code, slot, place in the block. `buffer`: [m, BLOCK], scratch. `new` [m], `stored` [n],
-    `paths` [m, 4: previous, the one before, origin, first; all 0: none]: addresses of snapshots. `gram`:
-    [m, slots, n + m], the last columns for the new snapshots; those after the row's own are not filled alike.
-    `products`: [m, slots, 4]. Both are zero at the start.
+    `tasks`: [k+1], first block of each task; `blocks`: first segment of each block; `segments`: [S, 7], byte
+    offset, elements, dtype code, slot, place in the block, layer, first element in the layer. `buffer`: [m, BLOCK],
+    scratch. `new` [m], `stored` [n], `paths` [m, 4: previous, the one before, origin, first; all 0: none]: addresses
+    of snapshots. `gram`: [m, slots, n + m], the last columns for the new snapshots; those after the row's own are
+    not filled alike. `products`: [m, slots, 4]. Both are zero at the start.
+
+    One function with and without sketches: a compiler that sees other code may sum in another order.
     """
     rows, columns = len(new), len(stored)
     base, width = np.uint64(buffer.ctypes.data), np.uint64(8 * (columns + rows))
@@ -154,19 +186,9 @@ def run_tasks(
     outs, stride = np.uint64(gram.ctypes.data), width * np.uint64(gram.shape[1])
     for block in range(tasks[0], tasks[-1]):
         first, last = blocks[block], blocks[block + 1]
-        for row in range(rows):
-            for k in range(first, last):
-                count, code, place = segments[k, 1], segments[k, 2], segments[k, 4]
-                x = buffer[row, place : place + count]
-                at = new[row] + np.uint64(segments[k, 0])
-                if code == 0:
-                    _widen(x, at, _F64)
-                elif code == 1:
-                    _widen(x, at, _F32)
-                elif code == 2:
-                    _widen(x, at, _BF16)
-                else:
-                    _widen(x, at, _F16)
+        _widen_block(segments, first, last, new, buffer)
+        if folding.bins:
+            fold_block(folding, segments, first, last, buffer)
         # Snapshots outside, segments inside: each snapshot is read in one piece per block, however small the layers.
         for column in range(0, columns, 4):
             several = min(4, columns - column)
@@ -215,6 +237,26 @@ def run_tasks(
                     _segment_products(start, paths[row], offset, count, _BF16, products[row, slot])
                 else:
                     _segment_products(start, paths[row], offset, count, _F16, products[row, slot])
+
+    if folding.bins:
+        close_target(folding)
+
+
+@compiled()
+def sketch_tasks(
+    tasks: NDArray[np.int64],
+    blocks: NDArray[np.int64],
+    segments: NDArray[np.int64],
+    buffer: NDArray[np.float64],
+    new: NDArray[np.uint64],
+    folding: Folding,
+) -> None:
+    """Of :func:`run_tasks` the sketches alone."""
+    for block in range(tasks[0], tasks[-1]):
+        first, last = blocks[block], blocks[block + 1]
+        _widen_block(segments, first, last, new, buffer)
+        fold_block(folding, segments, first, last, buffer)
+    close_target(folding)
 
 
 @compiled()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MARKS", "curve_lines", "number"]
+__all__ = ["MARKS", "curve_lines", "number", "number_with_error"]
 
 MARKS = {True: "│", False: "|"}
 """The sign of a switch between checkpoints, with dots and without."""
 
+_MOST_DECIMALS = 6
+_LARGE = 1e6
 _BRAILLE = 0x2800
 # Bits of the 4 x 2 dots of a braille sign, by row and column.
 _DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
@@ -24,6 +27,26 @@ def number(value: float) -> str:
     ('0.8623', '2.56e+07', 'undefined')
     """
     return "undefined" if np.isnan(value) else f"{value:.4g}"
+
+
+def number_with_error(value: float, error: float, plain: bool = False) -> str:
+    """A value with its standard error, to the digits that the error leaves; an error of 0 or NaN is not shown.
+
+    `plain` writes ``+/-`` for terminals that have no other sign.
+
+    >>> number_with_error(0.95612, 0.0012), number_with_error(0.95612, 0.0), number_with_error(153.2, 40.0)
+    ('0.9561 ± 0.0012', '0.9561', '153 ± 40')
+    >>> number_with_error(0.8712345, 3e-8), number_with_error(0.01, 2.0), number_with_error(2.5e7, 1e5)
+    ('0.8712 ± 3.0e-08', '0.0 ± 2.0', '2.5e+07 ± 1.0e+05')
+    """
+    if not (math.isfinite(value) and 0 < error < math.inf):
+        return number(value)
+    sign = "+/-" if plain else "±"
+    # Two digits of the error, and as many decimals of the value.
+    decimals = 1 - math.floor(math.log10(error))
+    if not 0 <= decimals <= _MOST_DECIMALS or abs(value) >= _LARGE:
+        return f"{number(value)} {sign} {error:.1e}"
+    return f"{value:.{decimals}f} {sign} {error:.{decimals}f}"
 
 
 def curve_lines(

@@ -21,6 +21,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from trajmon.plot.colors import SWITCH_RGB, UNDEFINED_RGB, Scale, colormap
+from trajmon.plot.curves import number_with_error
 from trajmon.plot.modes import norm_only_spans, span_words, switch_positions
 
 __all__ = ["Picture", "map_figure", "overview_figure", "printable"]
@@ -94,6 +95,10 @@ class Picture:
     """What an entry of the map is."""
     mode: NDArray[np.uint8] | None = None
     """[T] 1 where only the scalars of normalisation layers were trained; None: nowhere."""
+    mean_error: float = 0.0
+    """Standard error of `mean`; 0 where it is exact."""
+    note: str = ""
+    """What stands below the map."""
 
 
 def map_figure(picture: Picture) -> Figure:
@@ -145,6 +150,8 @@ def printable(text: str) -> str:
 def _draw_map(axis: Axes, picture: Picture) -> None:
     t = len(picture.entries)
     mean = "undefined" if np.isnan(picture.mean) else f"{picture.mean:.3f}"
+    if picture.mean_error > 0:
+        mean = number_with_error(picture.mean, picture.mean_error)
     title = f"{printable(picture.title)}   {picture.symbol} = {mean}"
     axis.set_title(title, parse_math=False, fontsize=10 if len(title) < 60 else 7, loc="left")
     axis.grid(False)
@@ -179,6 +186,8 @@ def _draw_map(axis: Axes, picture: Picture) -> None:
             bbox_to_anchor=(1.0, -0.07),
             handlelength=1.0,
         )
+    if picture.note:
+        axis.set_xlabel(f"checkpoint\n{picture.note}")
     if picture.mode is not None and norm_only_spans(picture.mode):
         key = _draw_switches(axis, picture.mode, picture.checkpoint)
         axis.figure.legend(handles=[key], loc="outside lower center", handlelength=1.0)

@@ -13,7 +13,9 @@ from torch import nn
 from trajmon._opening import (
     Known,
     Options,
+    asked_spec,
     begin,
+    check_spec,
     create_folders,
     other_owner,
     own,
@@ -114,6 +116,7 @@ def _describe(
         run = RunDescription.read(run_dir)
         if run.run_id != decision.run_id or run.shard is None or run.shard.chunks != chunks:
             raise DamagedRunError(f"{run_dir.path} holds another cut than its name says; move it away")
+        check_spec(run, options)
         return run
     shard = Shard(
         part=exchange.rank,
@@ -122,7 +125,15 @@ def _describe(
         first_checkpoint=decision.first_checkpoint,
         chunks=chunks,
     )
-    run = RunDescription(decision.run_id, options.run, options.tags, decision.layout, time.time(), shard)
+    run = RunDescription(
+        decision.run_id,
+        options.run,
+        options.tags,
+        decision.layout,
+        time.time(),
+        shard,
+        asked_spec(options),
+    )
     run.write(run_dir)
     return run
 

@@ -32,9 +32,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajmon._files import sync_directory, write_all
-from trajmon.errors import SnapshotError
+from trajmon.errors import SnapshotError, SnapshotNotKeptError
 
 __all__ = [
+    "HEAD_BYTES",
     "MAGIC",
     "CopyMode",
     "SnapshotHeader",
@@ -51,7 +52,8 @@ CopyMode = Literal["wait", "overlap"]
 MAGIC = b"TMSNAP\x00\x01"
 _LENGTHS = struct.Struct("<QQQ")
 _FIXED_BYTES = len(MAGIC) + _LENGTHS.size
-_ALIGNMENT = 4096
+HEAD_BYTES = 4096
+"""Of a snapshot file before its data, or a multiple."""
 _MAX_HEADER_BYTES = 1 << 20
 # The stall is measured while the data is written; its digits may come out longer than those put down first.
 _STALL_ROOM = 32
@@ -80,6 +82,8 @@ class SnapshotHeader:
     """What is trained when the copy is taken."""
     copy: CopyMode = "wait"
     """`wait`: training stood still while it was taken; `overlap`: it went on beside it."""
+    kept: bool = True
+    """False once the data was given up, as was planned: the file is its header alone."""
 
     def to_json(self) -> bytes:
         """One JSON object; NaN and Inf in the notation of Python's json."""
@@ -103,6 +107,7 @@ class SnapshotHeader:
                 stall_seconds=float(value["stall_seconds"]),
                 mode="norm_only" if value.get("mode") == "norm_only" else "full",
                 copy="overlap" if value.get("copy") == "overlap" else "wait",
+                kept=bool(value.get("kept", True)),
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SnapshotError(f"snapshot header cannot be read: {error!r}") from error
@@ -177,17 +182,21 @@ def open_data(path: Path, fingerprint: str, data_bytes: int) -> NDArray[np.uint8
             size = os.fstat(file.fileno()).st_size
             if header.fingerprint != fingerprint:
                 raise SnapshotError(f"it is of a model {header.fingerprint}, the run is of {fingerprint}")
+            if not header.kept:
+                raise SnapshotNotKeptError("its data was not kept")
             if announced != data_bytes or size != start + announced:
                 raise SnapshotError(f"it has {size} bytes, {start + data_bytes} are needed")
             if data_bytes == 0:
                 return np.empty(0, dtype=np.uint8)
             return np.memmap(file, dtype=np.uint8, mode="r", offset=start, shape=(data_bytes,))
+    except SnapshotNotKeptError:
+        raise
     except (OSError, SnapshotError) as error:
         raise SnapshotError(f"snapshot {path.name}: {error}") from error
 
 
 def _data_start(header_bytes: int) -> int:
-    return -(-(_FIXED_BYTES + header_bytes) // _ALIGNMENT) * _ALIGNMENT
+    return -(-(_FIXED_BYTES + header_bytes) // HEAD_BYTES) * HEAD_BYTES
 
 
 def _lengths(prefix: bytes) -> tuple[int, int, int]:
@@ -198,6 +207,6 @@ def _lengths(prefix: bytes) -> tuple[int, int, int]:
     if prefix[7] != MAGIC[7]:
         raise SnapshotError(f"its format version {prefix[7]} is not {MAGIC[7]}; update trajmon")
     header_bytes, start, data_bytes = _LENGTHS.unpack(prefix[len(MAGIC) :])
-    if header_bytes > _MAX_HEADER_BYTES or start % _ALIGNMENT or start < _FIXED_BYTES + header_bytes:
+    if header_bytes > _MAX_HEADER_BYTES or start % HEAD_BYTES or start < _FIXED_BYTES + header_bytes:
         raise SnapshotError("its lengths contradict each other")
     return header_bytes, start, data_bytes

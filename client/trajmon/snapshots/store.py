@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trajmon.errors import SnapshotError
-from trajmon.snapshots.format import SnapshotHeader, open_data, read_header, write_snapshot
+from trajmon.snapshots.format import HEAD_BYTES, SnapshotHeader, open_data, read_header, write_snapshot
 
 __all__ = ["SnapshotStore", "path_to", "previous_for_step"]
 
@@ -21,10 +22,10 @@ class SnapshotStore:
     """The folder. Training and agent each hold one; each checkpoint is written by one of them only."""
 
     def __init__(self, folder: Path, fingerprint: str, data_bytes: int, writer: str) -> None:
-        """`writer` tells the temporary files of the two sides apart."""
+        """`data_bytes`: of each snapshot; `writer` tells the temporary files of the two sides apart."""
         self.folder = folder
         self._fingerprint = fingerprint
-        self._data_bytes = data_bytes
+        self.data_bytes = data_bytes
         self._writer = writer
 
     def path(self, checkpoint: int) -> Path:
@@ -38,8 +39,15 @@ class SnapshotStore:
 
     def used_bytes(self) -> int:
         """Size of all snapshots together."""
+        return self.usage()[0]
+
+    def usage(self) -> tuple[int, int]:
+        """Size of all snapshots together, and how many have their data."""
         with os.scandir(self.folder) as entries:
-            return sum(entry.stat().st_size for entry in entries if entry.name.endswith(_SUFFIX))
+            sizes = [entry.stat().st_size for entry in entries if entry.name.endswith(_SUFFIX)]
+        # A header fills whole pages; data follows it.
+        heads = (size - self.data_bytes for size in sizes)
+        return sum(sizes), sum(head > 0 and head % HEAD_BYTES == 0 for head in heads)
 
     def header(self, checkpoint: int) -> SnapshotHeader:
         """Raises SnapshotError."""
@@ -47,7 +55,7 @@ class SnapshotStore:
 
     def data(self, checkpoint: int) -> NDArray[np.uint8]:
         """Parameters of a checkpoint, mapped read-only. Raises SnapshotError."""
-        return open_data(self.path(checkpoint), self._fingerprint, self._data_bytes)
+        return open_data(self.path(checkpoint), self._fingerprint, self.data_bytes)
 
     def write(
         self,
@@ -60,6 +68,11 @@ class SnapshotStore:
         """Store a checkpoint; see :func:`trajmon.snapshots.format.write_snapshot`. Raises OSError."""
         temporary = f".{self._writer}.{checkpoint:08d}.tmp"
         return write_snapshot(self.path(checkpoint), header, data, temporary=temporary, durable=durable)
+
+    def give_up(self, checkpoint: int) -> None:
+        """Replace a snapshot by its header alone. Raises SnapshotError, OSError; then it stays as it was."""
+        header = replace(self.header(checkpoint), kept=False)
+        self.write(checkpoint, header, memoryview(b""), durable=True)
 
     def make_durable(self, checkpoint: int) -> None:
         """Sync a file that the training process wrote: it must not wait for the disk, the agent may."""

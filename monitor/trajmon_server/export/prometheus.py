@@ -15,9 +15,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from trajmon_protos.v1 import ingest_pb2
 from trajmon_server.auth import LOCAL_TEAM
 from trajmon_server.config import Address
 from trajmon_server.errors import ConfigError, reason_of
+from trajmon_server.hallmarks.stream import estimated_entries
 from trajmon_server.runs.registry import Registry
 from trajmon_server.runs.run import Run
 from trajmon_server.signals.base import AdviceState
@@ -44,8 +46,14 @@ APEX = (
     ("apex_angle_initialization_degrees", "initialization"),
     ("apex_angle_origin_degrees", "origin"),
 )
+_WITH_ERROR = tuple(key for key, *_ in (*PER_GROUP, *APEX))
 _SERIES_PER_GROUP = len(PER_GROUP) + len(APEX)
-_SERIES_PER_RUN = 12 + len(AdviceState)
+_SNAPSHOT_MODES = {
+    ingest_pb2.SNAPSHOT_MODE_EXACT: "exact",
+    ingest_pb2.SNAPSHOT_MODE_ANCHORED: "anchored",
+    ingest_pb2.SNAPSHOT_MODE_SKETCH: "sketch",
+}
+_SERIES_PER_RUN = 13 + len(AdviceState) + len(_SNAPSHOT_MODES)
 
 
 class RunCollector(Collector):
@@ -89,7 +97,10 @@ class RunCollector(Collector):
         kept: list[Run] = []
         used = left_out = 0
         for run in shown:
-            series = _SERIES_PER_RUN + _SERIES_PER_GROUP * len(run.description.groups)
+            groups = len(run.description.groups)
+            series = _SERIES_PER_RUN + _SERIES_PER_GROUP * groups
+            if run.sketches.spec is not None:
+                series += len(_WITH_ERROR) * groups
             if used + series <= self._max_series:
                 kept.append(run)
                 used += series
@@ -108,7 +119,7 @@ def _group_metrics(runs: Sequence[Run]) -> Iterator[Metric]:
     for key, name, text in PER_GROUP:
         family = GaugeMetricFamily(name, text, labels=["run", "group"])
         for run in runs:
-            for group, values in run.analysis.hallmarks.items():
+            for group, values in run.shown.hallmarks.items():
                 if math.isfinite(values.get(key, math.nan)):
                     family.add_metric([_label(run), group], values[key])
         yield family
@@ -119,10 +130,21 @@ def _group_metrics(runs: Sequence[Run]) -> Iterator[Metric]:
     )
     for key, vertex in APEX:
         for run in runs:
-            for group, values in run.analysis.hallmarks.items():
+            for group, values in run.shown.hallmarks.items():
                 if math.isfinite(values.get(key, math.nan)):
                     apex.add_metric([_label(run), group, vertex], values[key])
     yield apex
+    error = GaugeMetricFamily(
+        "trajmon_hallmark_standard_error",
+        "Standard error of a hallmark that rests on estimates from sketches; absent where it is exact.",
+        labels=["run", "group", "hallmark"],
+    )
+    for run in runs:
+        for group, errors in run.shown.errors.items():
+            for key in _WITH_ERROR:
+                if math.isfinite(errors.get(key, math.nan)):
+                    error.add_metric([_label(run), group, key], errors[key])
+    yield error
 
 
 def _run_metrics(runs: Sequence[Run]) -> Iterator[Metric]:
@@ -171,6 +193,17 @@ def _run_metrics(runs: Sequence[Run]) -> Iterator[Metric]:
     findings = GaugeMetricFamily(
         "trajmon_integrity_findings", "Integrity findings of the run.", labels=["run"]
     )
+    estimated = GaugeMetricFamily(
+        "trajmon_estimated_entries",
+        "Inner products of checkpoints of the whole network that are estimates from sketches.",
+        labels=["run"],
+    )
+    keeping = GaugeMetricFamily(
+        "trajmon_snapshot_mode",
+        "1 for the snapshots that the client keeps (exact: all; anchored: a few; sketch: the last two), "
+        "0 for the other modes.",
+        labels=["run", "mode"],
+    )
     for run in runs:
         name = _label(run)
         info.add_metric(
@@ -193,6 +226,10 @@ def _run_metrics(runs: Sequence[Run]) -> Iterator[Metric]:
         lag.add_metric([name], agent.lag_seconds)
         waiting.add_metric([name], len(run.open))
         findings.add_metric([name], len(run.all_findings()))
+        estimated.add_metric([name], int(estimated_entries(run.shown.streams[0]).sum()))
+        if agent.snapshot_mode in _SNAPSHOT_MODES:
+            for mode, word in _SNAPSHOT_MODES.items():
+                keeping.add_metric([name, word], float(agent.snapshot_mode == mode))
         path = run.path
         number.add_metric([name], len(path))
         # One look at each: the loop goes on changing the run meanwhile.
@@ -202,7 +239,7 @@ def _run_metrics(runs: Sequence[Run]) -> Iterator[Metric]:
             norm_only.add_metric([name], float(meta.is_norm_only))
             last.add_metric([name], run.last_row_unix_seconds)
     yield from (info, switch, state, step, number, last, norm_only)
-    yield from (pending, skipped, uncomputed, lag, waiting, findings)
+    yield from (pending, skipped, uncomputed, lag, waiting, findings, estimated, keeping)
 
 
 class Exporter:

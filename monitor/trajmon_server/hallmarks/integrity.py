@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from trajmon_server.hallmarks.trajectory import Trajectory
 
-__all__ = ["Finding", "FindingKind", "integrity_findings", "row_findings"]
+__all__ = ["Finding", "FindingKind", "exact_only", "integrity_findings", "row_findings"]
 
 FindingKind = Literal["identical_checkpoints", "non_finite", "off_neighbours", "origin_not_initialization"]
 
@@ -40,20 +40,28 @@ class Finding:
 
 
 def integrity_findings(trajectory: Trajectory) -> tuple[Finding, ...]:
-    """All findings of a trajectory, in the order in which they can be known. O(t²)."""
+    """All findings of a trajectory, in the order in which they can be known. O(t²). Estimates count for nothing."""
+    trajectory = trajectory.completed()
     squares = trajectory.squared_norms
+    gram = exact_only(trajectory.gram, trajectory.gram_error)
+    displacements = exact_only(trajectory.displacement_squared, trajectory.displacement_squared_error)
     found: list[Finding] = []
     for t in range(len(trajectory)):
         found += row_findings(
-            gram_row=trajectory.gram[t, : t + 1],
+            gram_row=gram[t, : t + 1],
             squared_norms=squares[: t + 1],
-            displacement_squared=trajectory.displacement_squared[: t + 1],
+            displacement_squared=displacements[: t + 1],
             recent_update_squared=trajectory.update_squared[
                 max(0, t - ORIGIN_JUDGED_AT + 1) : t + 1
             ].tolist(),
             update_dot=float(trajectory.update_dot[t]),
         )
     return tuple(found)
+
+
+def exact_only(values: NDArray[np.float64], errors: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """The values that have no standard error, the others NaN: no estimate says that two checkpoints are the same."""
+    return values if errors is None else np.where(errors > 0, np.nan, values)
 
 
 def row_findings(

@@ -9,7 +9,7 @@ from trajmon_server.hallmarks.norms import update_norm
 from trajmon_server.hallmarks.trajectory import Trajectory
 from trajmon_server.hallmarks.trajectory_map import trajectory_map
 
-__all__ = ["length_weighted_mds", "running_length_weighted_mds"]
+__all__ = ["length_weighted_mds", "running_length_weighted_error", "running_length_weighted_mds"]
 
 
 def length_weighted_mds(trajectory: Trajectory) -> float:
@@ -25,10 +25,19 @@ def length_weighted_mds(trajectory: Trajectory) -> float:
 
 def running_length_weighted_mds(trajectory: Trajectory) -> NDArray[np.float64]:
     """The same as of each checkpoint: [t]."""
+    return _weighted_means(trajectory, trajectory_map(trajectory.gram))
+
+
+def running_length_weighted_error(trajectory: Trajectory, errors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Its standard error, at most: the mean of the map's `errors`, [t, t], with the same weights. [t]."""
+    return _weighted_means(trajectory, errors)
+
+
+def _weighted_means(trajectory: Trajectory, entries: NDArray[np.float64]) -> NDArray[np.float64]:
     weights = update_norm(trajectory)
     weights[:1] = 0.0
     pairs = np.outer(weights, weights)
-    weighted = pairs * trajectory_map(trajectory.gram)
+    weighted = pairs * entries
     defined = ~np.isnan(weighted)
     sums = _running(np.where(defined, weighted, 0.0))
     totals = _running(np.where(defined, pairs, 0.0))

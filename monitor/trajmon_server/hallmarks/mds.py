@@ -10,7 +10,7 @@ from trajmon_server.hallmarks.relative_map import relative_trajectory_map
 from trajmon_server.hallmarks.trajectory import Trajectory
 from trajmon_server.hallmarks.trajectory_map import trajectory_map
 
-__all__ = ["mds", "mean_directional_similarity", "relative_mds", "running_mds"]
+__all__ = ["mds", "mean_directional_similarity", "relative_mds", "running_mds", "running_mds_error"]
 
 
 def mean_directional_similarity(cosines: NDArray[np.float64]) -> float:
@@ -42,6 +42,14 @@ def running_mds(cosines: NDArray[np.float64]) -> NDArray[np.float64]:
     counts = _leading_block_sums(defined.astype(np.float64))
     means: NDArray[np.float64] = sums / np.where(counts > 0, counts, np.nan)
     return means
+
+
+def running_mds_error(cosines: NDArray[np.float64], errors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Standard error of :func:`running_mds`, at most: the mean of the entries' standard errors, [n].
+
+    Estimates of one run share the signs of their sketches, so their errors need not average out.
+    """
+    return running_mds(np.where(np.isnan(cosines), np.nan, errors))
 
 
 def _leading_block_sums(symmetric: NDArray[np.float64]) -> NDArray[np.float64]:

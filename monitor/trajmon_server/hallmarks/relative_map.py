@@ -34,9 +34,10 @@ def relative_trajectory_map(trajectory: Trajectory, tau: int = 0) -> NDArray[np.
     """
     dots = relative_gram(trajectory.gram, tau)
     norms = trajectory.squared_norms
-    squares = trajectory.displacement_squared[1:] if tau == 0 else dots.diagonal()
+    measured = tau == 0 and trajectory.from_start
+    squares = trajectory.displacement_squared[1:] if measured else dots.diagonal()
     ratios = cancellation(np.delete(norms, tau), norms[tau], squares)
-    resolved = above_resolution(ratios[:, None], ratios[None, :], lengths_exact=tau == 0)
+    resolved = above_resolution(ratios[:, None], ratios[None, :], lengths_exact=measured)
     lengths = defined_length(squares)
     cosines = np.where(resolved, clamp_cosine(dots / np.outer(lengths, lengths)), np.nan)
     np.fill_diagonal(cosines, np.where(np.isnan(cosines.diagonal()), np.nan, 1.0))

@@ -10,11 +10,12 @@ from trajmon_server.hallmarks.lagged_cosines import LAGS, lagged_update_cosines
 from trajmon_server.hallmarks.length_weighted_mds import running_length_weighted_mds
 from trajmon_server.hallmarks.mds import running_mds
 from trajmon_server.hallmarks.relative_map import relative_trajectory_map
+from trajmon_server.hallmarks.series_errors import error_series, map_about_start
 from trajmon_server.hallmarks.trajectory import Trajectory
 from trajmon_server.hallmarks.trajectory_map import trajectory_map
 from trajmon_server.hallmarks.windowed_mds import windowed_mds
 
-__all__ = ["HALLMARKS", "hallmark_series"]
+__all__ = ["ERROR", "HALLMARKS", "hallmark_series"]
 
 HALLMARKS = (
     "mds",
@@ -32,18 +33,27 @@ HALLMARKS = (
     *(f"update_cosine_lag{lag}" for lag in LAGS),
 )
 """Names of the hallmarks, in the order in which they are shown."""
+ERROR = "error:"
+"""Before the name of a hallmark: its standard error."""
 
 
 def hallmark_series(trajectory: Trajectory) -> dict[str, NDArray[np.float64]]:
     """All of :data:`HALLMARKS`, each [t] with the value as of each checkpoint, NaN where undefined.
 
+    Of each hallmark that somewhere rests on estimates there is its standard error as well, under ``error:NAME``: [t],
+    0 where exact, NaN where the hallmark is undefined. Without estimates there is none.
     Means run over the checkpoints so far; `relative_mds` is about the initialization. O(t²) time and memory;
     the values of the newest checkpoint alone come in O(t) from :mod:`trajmon_server.hallmarks.stream`.
     """
+    trajectory = trajectory.completed()
     about_start = np.full(len(trajectory), np.nan)
     if len(trajectory):
-        about_start[1:] = running_mds(relative_trajectory_map(trajectory, 0))
-    return {
+        about_start[1:] = running_mds(
+            map_about_start(trajectory)[0]
+            if trajectory.is_estimated
+            else relative_trajectory_map(trajectory, 0)
+        )
+    values = {
         "mds": running_mds(trajectory_map(trajectory.gram)),
         "relative_mds": about_start,
         "length_weighted_mds": running_length_weighted_mds(trajectory),
@@ -58,3 +68,5 @@ def hallmark_series(trajectory: Trajectory) -> dict[str, NDArray[np.float64]]:
         "tortuosity": path_length.tortuosity(trajectory),
         **{f"update_cosine_lag{lag}": lagged_update_cosines(trajectory, lag) for lag in LAGS},
     }
+    errors = error_series(trajectory, values)
+    return values | {f"{ERROR}{name}": array for name, array in errors.items()}

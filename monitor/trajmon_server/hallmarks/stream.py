@@ -9,25 +9,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trajmon_server.hallmarks import stream_errors
 from trajmon_server.hallmarks.directions import (
     angle_degrees,
     clamp_cosine,
     mean_of_defined,
     triangle_angle_degrees,
 )
-from trajmon_server.hallmarks.integrity import ORIGIN_JUDGED_AT, Finding, row_findings
+from trajmon_server.hallmarks.displacements import Estimated, dots_from_gram, squares_from_gram, with_start
+from trajmon_server.hallmarks.integrity import ORIGIN_JUDGED_AT, Finding, exact_only, row_findings
 from trajmon_server.hallmarks.lagged_cosines import LAGS
-from trajmon_server.hallmarks.resolution import above_resolution
+from trajmon_server.hallmarks.resolution import above_resolution, cancellation
+from trajmon_server.hallmarks.running_mean import RunningMean
 from trajmon_server.hallmarks.series import HALLMARKS
 from trajmon_server.hallmarks.windowed_mds import WINDOW_CHECKPOINTS
 
-__all__ = ["GramRow", "StreamState", "init", "latest", "update"]
+__all__ = ["GramRow", "StreamState", "estimated_entries", "init", "latest", "latest_errors", "update"]
 
 _SQUARE, _LENGTH, _DISPLACEMENT, _DISTANCE, _WITH_START, _CANCELLATION, _UPDATE = range(7)
 _LAG_NAMES = tuple(f"update_cosine_lag{lag}" for lag in LAGS)
@@ -44,42 +47,14 @@ class GramRow:
     update_dot: float
     displacement_squared: float
     displacement_dot: float
+    gram_error: NDArray[np.float64] | None = None
+    """[t + 1], standard errors of the entries of `gram` that are estimates, 0 where exact. None: all are exact.
 
-
-@dataclass(frozen=True, slots=True)
-class RunningMean:
-    """A mean over the defined entries of a growing map."""
-
-    total: float = 0.0
-    weight: float = 0.0
-
-    def add(self, cosines: NDArray[np.float64], weights: NDArray[np.float64] | None = None) -> RunningMean:
-        """Add a row up to its diagonal, [n]; each entry but the last also stands for its mirror."""
-        total = float(cosines.sum() if weights is None else cosines @ weights)
-        if math.isnan(total):
-            return self._add_defined(cosines, np.ones(len(cosines)) if weights is None else weights)
-        if weights is None:
-            return RunningMean(
-                self.total + 2 * total - float(cosines[-1]), self.weight + 2 * len(cosines) - 1
-            )
-        last = float(weights[-1])
-        return RunningMean(
-            self.total + 2 * total - last * float(cosines[-1]), self.weight + 2 * float(weights.sum()) - last
-        )
-
-    def _add_defined(self, cosines: NDArray[np.float64], weights: NDArray[np.float64]) -> RunningMean:
-        products = cosines * weights
-        defined = ~np.isnan(products)
-        products, weights = np.where(defined, products, 0.0), np.where(defined, weights, 0.0)
-        return RunningMean(
-            self.total + float(2 * products.sum() - products[-1]),
-            self.weight + float(2 * weights.sum() - weights[-1]),
-        )
-
-    @property
-    def value(self) -> float:
-        """NaN before the first defined entry."""
-        return self.total / self.weight if self.weight > 0 else math.nan
+    In a row with estimates, a displacement product that is NaN is taken from the Gram by differences.
+    """
+    displacement_squared_error: float = 0.0
+    """Standard error; 0: exact."""
+    displacement_dot_error: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +81,8 @@ class StreamState:
     values: Mapping[str, float]
     findings: tuple[Finding, ...]
     """All integrity findings so far."""
+    errors: stream_errors.ErrorState | None = None
+    """None while everything is exact."""
 
     @property
     def checkpoints(self) -> int:
@@ -135,22 +112,46 @@ def latest(state: StreamState) -> dict[str, float]:
     return dict(state.values)
 
 
+def latest_errors(state: StreamState) -> dict[str, float]:
+    """Standard errors of the latest hallmarks that rest on estimates: name -> above 0. What is not listed is exact."""
+    return {} if state.errors is None else dict(state.errors.values)
+
+
+def estimated_entries(state: StreamState) -> NDArray[np.int64]:
+    """How many entries of each Gram row, up to its diagonal, are estimates: [t]."""
+    return np.zeros(state.checkpoints, dtype=np.int64) if state.errors is None else state.errors.estimated
+
+
 def update(state: StreamState, row: GramRow) -> StreamState:
     """The state after one more row. Raises ValueError if the row is not that of the next checkpoint."""
     t = state.checkpoints
-    if row.gram.shape != (t + 1,):
-        raise ValueError(f"checkpoint {t} needs a Gram row of shape ({t + 1},), got {row.gram.shape}")
+    for part in (row.gram, row.gram_error):
+        if part is not None and part.shape != (t + 1,):
+            raise ValueError(f"checkpoint {t} needs a Gram row of shape ({t + 1},), got {part.shape}")
+    errors = state.errors
+    if errors is None and _rests_on_estimates(row):
+        errors = stream_errors.none_yet(t, state.window)
+    if errors is not None:
+        row = _completed(row, state, errors)
     points = _with_point(state.points, row)
     cosines = _cosines(row.gram, points[_LENGTH])
+    about_start = _relative_cosines(row.gram, points) if t else np.empty(0)
+    recent = [*state.recent_update_squared, row.update_squared if t else math.nan][-_RECENT:]
+    lagged = _lagged_cosines(row, state.previous_gram, points[_SQUARE], recent)
+    row_errors = None
+    if errors is not None:
+        row_errors = _row_errors(row, points, errors, cosines, about_start, recent)
+        about_start = np.where(np.isnan(row_errors.about_start), np.nan, about_start)
+        lagged |= {name: math.nan for name in lagged if not row_errors.lagged[name] < 1.0}
     window = _slide(state.window, cosines)
     update_lengths = points[_UPDATE]
+    weights = update_lengths * update_lengths[t]
     mds = state.mds.add(cosines)
-    weighted = state.length_weighted_mds.add(cosines, update_lengths * update_lengths[t])
-    relative = state.relative_mds.add(_relative_cosines(row.gram, points)) if t else state.relative_mds
+    weighted = state.length_weighted_mds.add(cosines, weights)
+    relative = state.relative_mds.add(about_start) if t else state.relative_mds
     path_length = state.path_length + float(update_lengths[t])
     distance = _root(row.displacement_squared)
     first = row.displacement_squared if t == 1 else state.first_displacement_squared
-    recent = [*state.recent_update_squared, row.update_squared if t else math.nan][-_RECENT:]
     values = {
         "mds": mds.value,
         "relative_mds": relative.value,
@@ -162,12 +163,25 @@ def update(state: StreamState, row: GramRow) -> StreamState:
         "update_norm": float(update_lengths[t]) if t else math.nan,
         "path_length": path_length,
         "tortuosity": path_length / distance if distance > 0 else math.nan,
-        **_lagged_cosines(row, state.previous_gram, points[_SQUARE], recent),
+        **lagged,
     }
+    if errors is not None and row_errors is not None:
+        errors = stream_errors.advance(
+            errors,
+            row_errors,
+            weights=weights,
+            totals=(mds.weight, relative.weight, weighted.weight),
+            window=_slide(errors.window, row_errors.cosines),
+            squares=(float(points[_SQUARE, 0]), float(points[_SQUARE, t])),
+            displacements=(first, row.displacement_squared),
+            values=values,
+        )
     found = row_findings(
-        gram_row=row.gram,
+        gram_row=row.gram if row_errors is None else exact_only(row.gram, row_errors.gram),
         squared_norms=points[_SQUARE],
-        displacement_squared=points[_DISPLACEMENT],
+        displacement_squared=points[_DISPLACEMENT]
+        if errors is None
+        else exact_only(points[_DISPLACEMENT], errors.displacement_squared),
         recent_update_squared=recent[-ORIGIN_JUDGED_AT:],
         update_dot=row.update_dot,
     )
@@ -183,7 +197,100 @@ def update(state: StreamState, row: GramRow) -> StreamState:
         recent_update_squared=tuple(recent),
         values=MappingProxyType(values),
         findings=(*state.findings, *found),
+        errors=errors,
     )
+
+
+def _rests_on_estimates(row: GramRow) -> bool:
+    in_gram = row.gram_error is not None and bool((row.gram_error > 0).any())
+    return in_gram or row.displacement_squared_error > 0 or row.displacement_dot_error > 0
+
+
+def _completed(row: GramRow, state: StreamState, errors: stream_errors.ErrorState) -> GramRow:
+    """With `gram_error`, and with what a row that rests on estimates lacks: see :meth:`Trajectory.completed`."""
+    t = state.checkpoints
+    gram_error = np.zeros(t + 1) if row.gram_error is None else row.gram_error
+    if not (gram_error > 0).any():
+        return replace(row, gram_error=gram_error)
+    square = float(row.gram[t])
+    start_square = float(state.points[_SQUARE, 0]) if t else square
+    start = with_start(
+        Estimated(row.gram[:1], gram_error[:1]),
+        row.gram[t:],
+        start_square,
+        Estimated(np.array([row.displacement_squared]), np.array([row.displacement_squared_error])),
+    )
+    row = replace(
+        row,
+        gram=np.concatenate([start.values, row.gram[1:]]),
+        gram_error=np.concatenate([start.errors, gram_error[1:]]),
+    )
+    if math.isnan(row.displacement_squared):
+        taken = squares_from_gram(start, row.gram[t:], start_square)
+        row = replace(
+            row,
+            displacement_squared=float(taken.values[0]),
+            displacement_squared_error=float(taken.errors[0]),
+        )
+    if t and math.isnan(row.displacement_dot):
+        first = row.displacement_squared if t == 1 else state.first_displacement_squared
+        first_square = square if t == 1 else float(state.points[_SQUARE, 1])
+        dots = dots_from_gram(
+            Estimated(row.gram[1:2], gram_error[1:2]),
+            start,
+            start if t == 1 else Estimated(state.points[_WITH_START, 1:2], errors.with_start[1:2]),
+            start_square,
+            (
+                cancellation(square, start_square, row.displacement_squared),
+                cancellation(first_square, start_square, first),
+            ),
+        )
+        row = replace(
+            row, displacement_dot=float(dots.values[0]), displacement_dot_error=float(dots.errors[0])
+        )
+    return row
+
+
+def _row_errors(
+    row: GramRow,
+    points: NDArray[np.float64],
+    errors: stream_errors.ErrorState,
+    cosines: NDArray[np.float64],
+    about_start: NDArray[np.float64],
+    recent: list[float],
+) -> stream_errors.RowErrors:
+    gram = np.zeros(len(row.gram)) if row.gram_error is None else row.gram_error
+    lengths = points[_LENGTH]
+    relative = np.empty(0)
+    if len(about_start):
+        relative = stream_errors.relative_errors(
+            about_start,
+            gram[1:],
+            np.append(errors.with_start, gram[0])[1:],
+            points[_DISPLACEMENT, 1:],
+        )
+    return stream_errors.RowErrors(
+        gram=gram,
+        cosines=np.where(np.isnan(cosines), np.nan, np.minimum(gram / (lengths * lengths[-1]), 1.0)),
+        about_start=relative,
+        lagged=_lagged_errors(gram, errors.previous, recent),
+        displacement_squared=row.displacement_squared_error,
+        displacement_dot=row.displacement_dot_error,
+    )
+
+
+def _lagged_errors(
+    gram_error: NDArray[np.float64], previous: NDArray[np.float64], recent: list[float]
+) -> dict[str, float]:
+    t = len(previous)
+    found = dict.fromkeys(_LAG_NAMES, 0.0)
+    for lag, name in zip(LAGS, _LAG_NAMES, strict=True):
+        end = t - lag
+        if lag > 1 and end >= 1:
+            total = float(gram_error[end] + gram_error[end - 1] + previous[end] + previous[end - 1])
+            if total > 0:
+                found[name] = total / (_length(recent[-1 - lag]) * _length(recent[-1]))
+    return found
 
 
 def _with_point(points: NDArray[np.float64], row: GramRow) -> NDArray[np.float64]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trajmon_server.hallmarks.displacements import Estimated, dots_from_gram, squares_from_gram, with_start
 from trajmon_server.hallmarks.resolution import above_resolution, cancellation
 
 __all__ = ["Trajectory"]
@@ -15,6 +16,8 @@ __all__ = ["Trajectory"]
 @dataclass(frozen=True, slots=True)
 class Trajectory:
     """One scope's Gram and update products, along the path. Nothing here is ever written to.
+
+    Holes of the Gram may be filled with estimates; then `gram_error` says which and how good they are.
 
     Raises ValueError if the shapes do not belong together.
     """
@@ -29,6 +32,12 @@ class Trajectory:
     """[t], ‖θ_t−θ_0‖²; 0 at 0."""
     displacement_dot: NDArray[np.float64]
     """[t], ⟨θ_t−θ_0, θ_1−θ_0⟩; 0 at 0, or NaN there if not recorded."""
+    gram_error: NDArray[np.float64] | None = None
+    """[t, t], symmetric: standard errors of the entries of `gram`, 0 where exact. None: all of them are exact."""
+    displacement_squared_error: NDArray[np.float64] | None = None
+    """[t], standard errors, 0 where exact. None: all exact."""
+    displacement_dot_error: NDArray[np.float64] | None = None
+    """[t], likewise."""
 
     def __post_init__(self) -> None:
         t = len(self.gram)
@@ -38,6 +47,14 @@ class Trajectory:
             raise ValueError(
                 f"a trajectory of t checkpoints needs one [t, t] and four [t] arrays, got {shapes}"
             )
+        errors = (
+            ("gram_error", self.gram_error, (t, t)),
+            ("displacement_squared_error", self.displacement_squared_error, (t,)),
+            ("displacement_dot_error", self.displacement_dot_error, (t,)),
+        )
+        for name, error, shape in errors:
+            if error is not None and error.shape != shape:
+                raise ValueError(f"{name} of {t} checkpoints needs the shape {shape}, got {error.shape}")
 
     def __len__(self) -> int:
         return len(self.gram)
@@ -46,6 +63,67 @@ class Trajectory:
     def squared_norms(self) -> NDArray[np.float64]:
         """[t], ‖θ_t‖²."""
         return self.gram.diagonal()
+
+    @property
+    def from_start(self) -> bool:
+        """Whether displacements are taken from its first checkpoint; not so in a part that starts later."""
+        return not (len(self) and self.displacement_squared[0] > 0)
+
+    @property
+    def is_estimated(self) -> bool:
+        """Whether anything in it is an estimate."""
+        errors = (self.gram_error, self.displacement_squared_error, self.displacement_dot_error)
+        return any(error is not None and bool((error > 0).any()) for error in errors)
+
+    def completed(self) -> Trajectory:
+        """With what rows that rest on estimates lack, as far as the other numbers say it.
+
+        Their displacements are taken from the Gram by differences, with standard errors; and where a displacement is
+        exact, it says what the inner product with θ_0 is. Rows without estimates, and the products of updates, stay as
+        they are: exact or undefined. What comes back of a trajectory with estimates has all of its error arrays.
+        """
+        if not self.is_estimated or not self.from_start:
+            return self
+        t = len(self)
+        gram_error = np.zeros((t, t)) if self.gram_error is None else self.gram_error
+        rests = (np.tril(gram_error) > 0).any(axis=1)
+        squared, dot = self.displacement_squared, self.displacement_dot
+        squared_error, dot_error = (
+            np.zeros(t) if error is None else error
+            for error in (self.displacement_squared_error, self.displacement_dot_error)
+        )
+        start = with_start(
+            Estimated(self.gram[:, 0], gram_error[:, 0]),
+            self.squared_norms,
+            self.gram[0, 0],
+            Estimated(squared, squared_error),
+        )
+        gram, gram_error = self.gram.copy(), gram_error.copy()
+        gram[:, 0] = gram[0] = start.values
+        gram_error[:, 0] = gram_error[0] = start.errors
+        lacks = rests & np.isnan(squared)
+        squares = squares_from_gram(start, self.squared_norms, gram[0, 0])
+        squared = np.where(lacks, squares.values, squared)
+        squared_error = np.where(lacks, squares.errors, squared_error)
+        lacks = rests & np.isnan(dot)
+        first = min(1, t - 1)
+        ratios = cancellation(self.squared_norms, gram[0, 0], squared)
+        dots = dots_from_gram(
+            Estimated(gram[:, first], gram_error[:, first]),
+            start,
+            Estimated(gram[first, 0], gram_error[first, 0]),
+            gram[0, 0],
+            (ratios, ratios[first]),
+        )
+        return replace(
+            self,
+            gram=gram,
+            gram_error=gram_error,
+            displacement_squared=squared,
+            displacement_squared_error=squared_error,
+            displacement_dot=np.where(lacks, dots.values, dot),
+            displacement_dot_error=np.where(lacks, dots.errors, dot_error),
+        )
 
     @classmethod
     def from_gram(cls, gram: NDArray[np.float64]) -> Trajectory:

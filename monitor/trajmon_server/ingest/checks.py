@@ -15,6 +15,7 @@ __all__ = [
     "current_writer",
     "refuse_gap",
     "refuse_mismatch",
+    "refuse_sketch_ahead",
     "refuse_torn_path",
 ]
 
@@ -85,6 +86,19 @@ def refuse_gap(run: Run, writer: Writer, checkpoint: int) -> None:
         f"checkpoint {checkpoint} came, {run.num_known} is expected; send that first",
         details={"expected_checkpoint": str(run.num_known)},
     )
+
+
+def refuse_sketch_ahead(run: Run, checkpoint: int) -> None:
+    """OutOfOrder GAP for a sketch far beyond the last checkpoint that anything is known of.
+
+    Sketches come before rows, in any order: what is bounded is how far.
+    """
+    if checkpoint - run.num_known > MAX_UNSEEN:
+        raise OutOfOrder(
+            "GAP",
+            f"the sketch of checkpoint {checkpoint} came, rows only up to {run.num_known}; send those first",
+            details={"expected_checkpoint": str(run.num_known)},
+        )
 
 
 def refuse_mismatch(known: OpenRow | None, header: types_pb2.RowHeader) -> None:

@@ -22,6 +22,7 @@ import structlog
 
 from trajmon_protos.errors import RecordError
 from trajmon_protos.record import Row, decode, read_digest
+from trajmon_protos.sketch_record import SketchRow, decode_sketch, is_sketch, spec_of
 from trajmon_protos.v1 import ingest_pb2, types_pb2
 from trajmon_server.auth import Principal
 from trajmon_server.config import Limits
@@ -35,15 +36,16 @@ from trajmon_server.errors import (
     Violation,
 )
 from trajmon_server.ingest import checks, quota
-from trajmon_server.ingest.validation import validate_open, validate_report, validate_row
+from trajmon_server.ingest.validation import validate_open, validate_report, validate_row, validate_sketch
 from trajmon_server.model import CheckpointMeta, Group, Layer, RunDescription
 from trajmon_server.runs.control import AgentReport
 from trajmon_server.runs.parts import file_part
 from trajmon_server.runs.registry import Registry
 from trajmon_server.runs.rows import Rows
 from trajmon_server.runs.run import Run
+from trajmon_server.runs.sketches import SketchColumns
 from trajmon_server.store import errors as store_errors
-from trajmon_server.store.base import Journal
+from trajmon_server.store.base import Journal, RecordKind
 
 __all__ = ["Ingest", "Receipt"]
 
@@ -157,6 +159,9 @@ class Ingest:
         quota.check_record_size(len(record), self._limits)
         run = self.require(run_id, caller)
         try:
+            if is_sketch(record):
+                sketch = await self._durably(lambda: decode_sketch(record))
+                return await self._to_its_end(self._store_sketch(run, writer, writer_epoch, sketch, record))
             row = await self._durably(lambda: decode(record))
         except RecordError as error:
             raise InvalidRequest(
@@ -189,6 +194,34 @@ class Ingest:
         self._observe_row(not added_bytes, len(record))
         return Receipt(checkpoint, read_digest(record), outcome == "duplicate", next_checkpoint)
 
+    async def _store_sketch(
+        self, run: Run, name: str, epoch: int, sketch: SketchRow, record: bytes
+    ) -> Receipt:
+        header = sketch.header.row
+        async with run.lock:
+            writer = checks.current_writer(run, name, epoch)
+            violations = validate_sketch(
+                sketch, run.description, run.sketches.spec, writer.attempt, writer.part, writer.num_parts
+            )
+            if violations:
+                raise InvalidRequest.from_violations(violations)
+            checks.refuse_sketch_ahead(run, header.checkpoint)
+            known = run.sketches.open.get(header.checkpoint)
+            if known is not None:
+                checks.refuse_mismatch(known, header)
+            is_new = not run.sketches.has(header)
+            outcome = await self._append(run, header, record, is_new, kind="sketch")
+            added_bytes = len(record) if is_new or outcome == "stored" else 0
+            columns = SketchColumns.of(run.description, spec_of(sketch.header.spec))
+            if run.accept_sketch(header, columns.spec, added_bytes):
+                whole = await self._durably(
+                    lambda: self._rows.sketch(run.description, columns, header.checkpoint)
+                )
+                run.settle_sketch(header.checkpoint, whole is not None)
+        self._registry.wake(run)
+        self._observe_row(not added_bytes, len(record))
+        return Receipt(header.checkpoint, read_digest(record), outcome == "duplicate", run.next_for(name))
+
     async def _refuse_other_cut(self, run: Run, header: types_pb2.RowHeader) -> None:
         """Parts of one row are cut the same way and say the same of it; a whole row has none."""
         checkpoint = header.checkpoint
@@ -211,12 +244,15 @@ class Ingest:
             found = await self._durably(lambda: self._rows.look(run.description, checkpoint))
             run.settle(checkpoint, found)
 
-    async def _append(self, run: Run, header: types_pb2.RowHeader, record: bytes, is_new: bool) -> str:
+    async def _append(
+        self, run: Run, header: types_pb2.RowHeader, record: bytes, is_new: bool, kind: RecordKind = "row"
+    ) -> str:
         def append() -> str:
             if is_new:
                 free = shutil.disk_usage(self._disk).free
                 quota.check_row(len(record), quota.Usage(run.journal_bytes, free), self._limits)
-            return self._journal.append(run.description.run_id, header.checkpoint, file_part(header), record)
+            run_id = run.description.run_id
+            return self._journal.append(run_id, header.checkpoint, file_part(header), record, kind=kind)
 
         try:
             return await self._durably(append)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
+from trajmon_protos.errors import SketchError
 from trajmon_protos.names import RUN_ID, RUN_NAME, RUN_NAME_RULE
 from trajmon_protos.record import PRODUCTS, LayerStatus, Row
+from trajmon_protos.sketch import SketchSpec
+from trajmon_protos.sketch_record import DIGITS, SketchRow, spec_of
 from trajmon_protos.v1 import ingest_pb2, types_pb2
 from trajmon_server.config import Limits
 from trajmon_server.errors import Violation
 from trajmon_server.model import RunDescription
 from trajmon_server.runs.parts import MAX_PARTS
+from trajmon_server.runs.sketches import SketchColumns
 
-__all__ = ["validate_open", "validate_report", "validate_row"]
+__all__ = ["validate_open", "validate_report", "validate_row", "validate_sketch"]
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 MAX_NAME_BYTES = 512
@@ -129,6 +134,13 @@ def validate_report(request: ingest_pb2.ReportStatusRequest) -> list[Violation]:
         found.append(
             Violation("phase", f"{request.phase} is no phase that this server knows; update the server")
         )
+    if request.snapshot_mode not in ingest_pb2.SnapshotMode.values():
+        found.append(
+            Violation(
+                "snapshot_mode",
+                f"{request.snapshot_mode} is no mode that this server knows; update the server",
+            )
+        )
     if not (math.isfinite(request.lag_seconds) and request.lag_seconds >= 0.0):
         found.append(Violation("lag_seconds", f"{request.lag_seconds} is not a time span"))
     return found
@@ -142,7 +154,68 @@ def validate_row(
     row: Row, run: RunDescription, attempt: int, part: int = 0, num_parts: int = 1
 ) -> list[Violation]:
     """Check a decoded row, or a part of one, against the run that it is meant for and the writer that sends it."""
-    header = row.header
+    found = _header(row.header, run, attempt, part, num_parts)
+    if not found:
+        names = _names(row.header, run)
+        found = _statuses(row.status) + _squares(row.gram[:, -1], row.status, names, "gram")
+        marked = row.status == LayerStatus.NON_FINITE
+        for layer in np.flatnonzero(marked & ~np.isnan(row.gram).all(axis=1))[:MAX_VIOLATIONS]:
+            found.append(
+                Violation(f"gram[{layer}]", f"layer {names[layer]!r} is marked NON_FINITE but has numbers")
+            )
+        found += _numbers(row.gram, row.products, names)
+    return found[:MAX_VIOLATIONS]
+
+
+def validate_sketch(
+    sketch: SketchRow,
+    run: RunDescription,
+    spec: SketchSpec | None,
+    attempt: int,
+    part: int = 0,
+    num_parts: int = 1,
+) -> list[Violation]:
+    """Check a decoded sketch, or a part of one; `spec` is what the run is sketched with, None before the first."""
+    header = sketch.header.row
+    found = _header(header, run, attempt, part, num_parts)
+    try:
+        theirs = spec_of(sketch.header.spec)
+    except SketchError as error:
+        return [*found, Violation("spec", str(error))][:MAX_VIOLATIONS]
+    if spec is not None and theirs != spec:
+        found.append(Violation("spec", f"the sketch has {theirs}; the run is sketched with {spec}"))
+    if found:
+        return found[:MAX_VIOLATIONS]
+    columns = SketchColumns.of(run, theirs)
+    dtype = DIGITS if num_parts > 1 else columns.dtype
+    if sketch.header.dtype != dtype:
+        found.append(Violation("dtype", f"sketches are {sketch.header.dtype!r}, this run's are {dtype!r}"))
+    expected = sum(columns.widths(header.layers))
+    if sketch.header.num_columns != expected:
+        found.append(
+            Violation(
+                "num_columns",
+                f"the sketch has {sketch.header.num_columns} columns; the run's layers with {theirs} have {expected}",
+            )
+        )
+    if found:
+        return found
+    names = _names(header, run)
+    found = _statuses(sketch.status) + _squares(sketch.norms, sketch.status, names, "norms")
+    found += _numbers(sketch.gram, sketch.products, names)
+    if dtype != DIGITS:
+        for layer, place in enumerate(columns.slices()):
+            if sketch.status[layer] != LayerStatus.NON_FINITE and not np.isfinite(sketch.values[place]).all():
+                text = (
+                    f"layer {names[layer]!r} is sketched with NaN or Inf; mark the layer NON_FINITE instead"
+                )
+                found.append(Violation(f"values[{layer}]", text))
+    return found[:MAX_VIOLATIONS]
+
+
+def _header(
+    header: types_pb2.RowHeader, run: RunDescription, attempt: int, part: int, num_parts: int
+) -> list[Violation]:
     found: list[Violation] = []
     if header.run_id != run.run_id:
         found.append(Violation("run_id", f"record is of run {header.run_id[:40]!r}, sent for {run.run_id}"))
@@ -177,9 +250,11 @@ def validate_row(
         )
     if len(header.info.copy) > MAX_COPY or not header.info.copy.isprintable():
         found.append(Violation("info.copy", f"at most {MAX_COPY} printable characters"))
-    if not found:
-        found = _arrays(row, run)
-    return found[:MAX_VIOLATIONS]
+    return found
+
+
+def _names(header: types_pb2.RowHeader, run: RunDescription) -> list[str]:
+    return [run.layers[index].name for index in header.layers or range(len(run.layers))]
 
 
 def _listed(header: types_pb2.RowHeader, run: RunDescription) -> list[Violation]:
@@ -202,35 +277,37 @@ def _listed(header: types_pb2.RowHeader, run: RunDescription) -> list[Violation]
     return found
 
 
-def _arrays(row: Row, run: RunDescription) -> list[Violation]:
-    found: list[Violation] = []
-    names = [run.layers[index].name for index in row.header.layers or range(len(run.layers))]
-    known = [status.value for status in LayerStatus]
-    unknown = np.flatnonzero(~np.isin(row.status, known))
-    found += [
-        Violation(f"status[{layer}]", f"{row.status[layer]} is not a layer status")
+def _statuses(status: NDArray[np.uint8]) -> list[Violation]:
+    unknown = np.flatnonzero(~np.isin(status, [known.value for known in LayerStatus]))
+    return [
+        Violation(f"status[{layer}]", f"{status[layer]} is not a layer status")
         for layer in unknown[:MAX_VIOLATIONS]
     ]
-    exact = row.status != LayerStatus.NON_FINITE
-    norm = row.gram[:, -1]
-    for layer in np.flatnonzero(exact & ~(norm >= 0.0) | np.isinf(norm))[:MAX_VIOLATIONS]:
-        name = names[layer]
-        found.append(
-            Violation(
-                f"gram[{layer}]",
-                f"layer {name!r}: inner product with itself is {norm[layer]}; mark the layer NON_FINITE instead",
-            )
+
+
+def _squares(
+    squares: NDArray[np.float64], status: NDArray[np.uint8], names: list[str], field: str
+) -> list[Violation]:
+    """Inner products of layers with themselves, which are known unless the layer is marked."""
+    wrong = (status != LayerStatus.NON_FINITE) & ~(squares >= 0.0) | np.isinf(squares)
+    return [
+        Violation(
+            f"{field}[{layer}]",
+            f"layer {names[layer]!r}: inner product with itself is {squares[layer]}; mark the layer NON_FINITE instead",
         )
-    for layer in np.flatnonzero(~exact & ~np.isnan(row.gram).all(axis=1))[:MAX_VIOLATIONS]:
-        name = names[layer]
-        found.append(Violation(f"gram[{layer}]", f"layer {name!r} is marked NON_FINITE but has numbers"))
-    for layer in np.flatnonzero(np.isinf(row.gram).any(axis=1) | np.isinf(row.products).any(axis=1))[
-        :MAX_VIOLATIONS
-    ]:
-        name = names[layer]
-        found.append(Violation(f"gram[{layer}]", f"layer {name!r} holds Inf; missing entries are NaN"))
+        for layer in np.flatnonzero(wrong)[:MAX_VIOLATIONS]
+    ]
+
+
+def _numbers(gram: NDArray[np.float64], products: NDArray[np.float64], names: list[str]) -> list[Violation]:
+    infinite = np.isinf(gram).any(axis=1) | np.isinf(products).any(axis=1)
+    found = [
+        Violation(f"gram[{layer}]", f"layer {names[layer]!r} holds Inf; missing entries are NaN")
+        for layer in np.flatnonzero(infinite)[:MAX_VIOLATIONS]
+    ]
     squares = [PRODUCTS.index("update_squared"), PRODUCTS.index("displacement_squared")]
-    for layer in np.flatnonzero((row.products[:, squares] < 0.0).any(axis=1))[:MAX_VIOLATIONS]:
-        name = names[layer]
-        found.append(Violation(f"products[{layer}]", f"layer {name!r} has a negative squared norm"))
+    found += [
+        Violation(f"products[{layer}]", f"layer {names[layer]!r} has a negative squared norm")
+        for layer in np.flatnonzero((products[:, squares] < 0.0).any(axis=1))[:MAX_VIOLATIONS]
+    ]
     return found

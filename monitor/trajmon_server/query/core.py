@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import structlog
@@ -21,25 +21,24 @@ from trajmon_protos.record import PRODUCTS
 from trajmon_server.auth import Principal
 from trajmon_server.config import Limits
 from trajmon_server.errors import InvalidRequest, NotFound, Unavailable, Violation
-from trajmon_server.hallmarks.kernels import polynomial_map, rbf_map
-from trajmon_server.hallmarks.relative_map import relative_trajectory_map
 from trajmon_server.hallmarks.series import hallmark_series
 from trajmon_server.hallmarks.trajectory import Trajectory
-from trajmon_server.hallmarks.trajectory_map import trajectory_map
 from trajmon_server.model import CheckpointMeta
+from trajmon_server.query.scope_gram import Kernel, MapEntries, ScopeGram, SketchQuality, early_rows
 from trajmon_server.runs.registry import Registry
 from trajmon_server.runs.rows import Rows, settle
 from trajmon_server.runs.run import Run
+from trajmon_server.runs.sketches import SketchColumns
 from trajmon_server.store.base import Journal
 from trajmon_server.store.errors import RowDamagedError, RowMissingError, StoreError
+from trajmon_server.store.estimates import Estimates
 
-__all__ = ["Kernel", "MapAnswer", "MapQuery", "Query"]
+__all__ = ["Kernel", "MapAnswer", "MapQuery", "Query", "about_checkpoints", "find_scope"]
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-Kernel = Literal["linear", "rbf", "polynomial"]
 CATCH_UP_SECONDS = 20.0
 """How long a query waits for rows that are acknowledged but not yet published."""
 
@@ -67,13 +66,17 @@ class MapAnswer:
     map: NDArray[np.float64]
     """[T, T], NaN where undefined."""
     gram: NDArray[np.float64]
-    """[T, T] inner products about the origin, NaN where missing."""
+    """[T, T] inner products about the origin, estimates filled in; NaN where missing."""
     checkpoint: NDArray[np.int64]
     """[T] checkpoint numbers."""
     step: NDArray[np.int64]
     """[T] training steps."""
     mode: NDArray[np.uint8]
     """[T] 1 where only the scalars of normalisation layers were trained, else 0."""
+    error: NDArray[np.float64] | None = None
+    """[T, T] standard errors of `map`, 0 where exact, NaN where undefined. None: the Gram holds no estimate."""
+    gram_error: NDArray[np.float64] | None = None
+    """[T, T] standard errors of `gram`, 0 where exact. None: it holds no estimate."""
 
 
 class Query:
@@ -101,19 +104,19 @@ class Query:
         """One map."""
         run = self.require(run_name, caller)
         scope, index = find_scope(run, query.scope)
-        await self._caught_up(run)
+        await self.caught_up(run)
         numbers = self._numbers(run, query)
-        metas = [run.metas.get(int(n)) for n in numbers]
+        metas = [run.meta(int(n)) for n in numbers]
         steps, modes = _steps(metas), _modes(metas)
         gram = await self._gram(run, scope, index, numbers)
         if query.relative_to is not None:
             tau = _position(numbers, query.relative_to)
-            entries = await self._relative(run, scope, index, numbers, gram, tau, query.kernel)
+            entries, error = await self._relative(run, scope, index, numbers, gram, tau, query.kernel)
             keep = np.arange(len(numbers)) != tau
-            kept = gram[np.ix_(keep, keep)]
-            return MapAnswer(scope, entries, kept, numbers[keep], steps[keep], modes[keep])
-        entries = await self._run(lambda: _about_origin(gram, query.kernel))
-        return MapAnswer(scope, entries, gram, numbers, steps, modes)
+            numbers, steps, modes, gram = numbers[keep], steps[keep], modes[keep], gram.without(tau)
+        else:
+            entries, error = await self._run(lambda: gram.about_origin(query.kernel))
+        return MapAnswer(scope, entries, gram.gram, numbers, steps, modes, error, gram.error)
 
     async def _relative(
         self,
@@ -121,46 +124,42 @@ class Query:
         scope: Scope,
         index: int,
         numbers: NDArray[np.int64],
-        gram: NDArray[np.float64],
+        gram: ScopeGram,
         tau: int,
         kernel: Kernel,
-    ) -> NDArray[np.float64]:
+    ) -> MapEntries:
         if kernel != "linear":
             raise InvalidRequest.from_violations(
                 [Violation("kernel", f"{kernel} maps are taken about the origin; leave relative_to unset")]
             )
         products = await self._products(run, scope, index, numbers)
-        return await self._run(lambda: relative_trajectory_map(Trajectory(gram, **products), tau))
+        if gram.error is not None and (gram.error[:, tau] > 0).any():
+            gram = await self._run(lambda: self._sketched(run, scope, index, numbers, gram))
+        trajectory = Trajectory(gram.gram, **products, gram_error=gram.error)
+        quality = None if gram.error is None else _sketch_quality(run, scope, index)
+        return await self._run(lambda: gram.about(trajectory, tau, quality))
 
     async def hallmarks(
         self, run_name: str, scope_text: str, caller: Principal
     ) -> Mapping[str, NDArray[Any]]:
-        """Every hallmark over the run's checkpoints, with what is known of each: `checkpoint`, `step`, `mode`, ..."""
+        """Every hallmark over the run's checkpoints, with what is known of each: `checkpoint`, `step`, `mode`, ...
+
+        A hallmark that rests on estimates has its standard errors beside it, `error:NAME`.
+        """
         run = self.require(run_name, caller)
         scope, index = find_scope(run, scope_text)
-        await self._caught_up(run)
+        await self.caught_up(run)
         numbers = self._numbers(run, MapQuery(scope=scope_text))
-        metas = [run.metas.get(int(n)) for n in numbers]
         gram = await self._gram(run, scope, index, numbers)
         products = await self._products(run, scope, index, numbers)
-        series = await self._run(lambda: hallmark_series(Trajectory(gram, **products)))
-        answer: dict[str, NDArray[Any]] = {
-            "checkpoint": numbers,
-            "step": _steps(metas),
-            "mode": _modes(metas),
-            "epoch": _floats([meta.epoch if meta else None for meta in metas]),
-            "learning_rate": _floats([meta.learning_rate if meta else None for meta in metas]),
-            "time_unix_seconds": _floats([meta.time_unix_seconds if meta else None for meta in metas]),
-        }
-        for name in sorted({name for meta in metas if meta for name in meta.metrics}):
-            answer[f"metric:{name}"] = _floats([meta.metrics.get(name) if meta else None for meta in metas])
-        answer.update(series)
-        return answer
+        trajectory = Trajectory(gram.gram, **products, gram_error=gram.error)
+        series = await self._run(lambda: hallmark_series(trajectory))
+        return {**about_checkpoints(run, numbers), **series}
 
     def _numbers(self, run: Run, query: MapQuery) -> NDArray[np.int64]:
-        known = range(run.analysed) if query.include_superseded else run.analysis.path
+        known = range(run.analysed + run.num_early) if query.include_superseded else run.shown.path
         start = query.start or 0
-        stop = query.stop if query.stop is not None else run.num_checkpoints
+        stop = query.stop if query.stop is not None else run.num_checkpoints + run.num_early
         numbers = np.array([n for n in known if start <= n < stop], dtype=np.int64)
         violations = []
         if start > stop:
@@ -177,7 +176,8 @@ class Query:
             raise InvalidRequest.from_violations(violations)
         return numbers
 
-    async def _caught_up(self, run: Run) -> None:
+    async def caught_up(self, run: Run) -> None:
+        """Wait until the run's acknowledged rows are analysed and published; Unavailable if that takes too long."""
         self._registry.wake(run)
         if not await run.wait_analysed(run.num_checkpoints, CATCH_UP_SECONDS):
             why = (
@@ -186,23 +186,43 @@ class Query:
             )
             raise Unavailable("NOT_READY", f"run {run.description.name!r}: {why}", retry_seconds=2.0)
 
-    async def _gram(
-        self, run: Run, scope: Scope, index: int, numbers: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
-        def read() -> NDArray[np.float64]:
+    async def _gram(self, run: Run, scope: Scope, index: int, numbers: NDArray[np.int64]) -> ScopeGram:
+        has_sketches, early = run.sketches.spec is not None, run.early
+        members = _members(run, scope, index)
+
+        def read() -> ScopeGram:
             maps = self._registry.maps(run.description)
             # Lost rows at the very end are published with the next row only.
-            shown = int(np.searchsorted(numbers, maps.published()))
-            gram = np.full((len(numbers), len(numbers)), np.nan)
-            gram[:shown, :shown] = maps.read_map(scope.kind, index, numbers[:shown])
-            return gram
+            shown = numbers[: int(np.searchsorted(numbers, maps.published()))]
+            gram = _enlarged(maps.read_map(scope.kind, index, shown), len(numbers))
+            estimates = maps.read_estimates(scope.kind, index, shown) if has_sketches else None
+            if estimates is not None and len(shown) < len(numbers):
+                estimates = Estimates(
+                    *(_enlarged(getattr(estimates, f.name), len(numbers)) for f in fields(estimates))
+                )
+            if early is not None:
+                gram, estimates = early_rows(early, gram, estimates, numbers, scope, index, members)
+            return ScopeGram.filled(gram, estimates)
 
         return await self._run(read)
+
+    def _sketched(
+        self, run: Run, scope: Scope, index: int, numbers: NDArray[np.int64], gram: ScopeGram
+    ) -> ScopeGram:
+        """With the sketches' inner products of rows that have no holes, which the maps do not keep."""
+        assert gram.sketch_gram is not None
+        sketched, members = gram.sketch_gram.copy(), _members(run, scope, index)
+        for place, number in enumerate(numbers.tolist()):
+            if np.isnan(sketched[place, place]) and number in run.sketches.known:
+                row = self._rows.sketch_gram(run.description, number, members)
+                earlier = numbers[: place + 1]
+                sketched[place, : place + 1] = sketched[: place + 1, place] = row[earlier]
+        return replace(gram, sketch_gram=sketched)
 
     async def _products(
         self, run: Run, scope: Scope, index: int, numbers: NDArray[np.int64]
     ) -> dict[str, NDArray[np.float64]]:
-        members = [index] if scope.kind == "layer" else list(run.description.groups[index].layers)
+        members, early = _members(run, scope, index), run.early
         columns = np.full((len(numbers), len(PRODUCTS)), np.nan)
         lost: list[int] = []
 
@@ -222,6 +242,8 @@ class Query:
                         lost.append(number)
                     else:
                         columns[position] = products[members].sum(axis=0)
+                elif early is not None and number in early.rows:
+                    columns[position] = early.rows[number].row.products[members].sum(axis=0)
 
         await self._run(read)
         for number in lost:
@@ -241,6 +263,22 @@ class Query:
             ) from error
 
 
+def about_checkpoints(run: Run, numbers: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """What is known of the checkpoints `numbers`, [T] each; metrics by ``metric:NAME``."""
+    metas = [run.meta(int(n)) for n in numbers]
+    answer: dict[str, NDArray[Any]] = {
+        "checkpoint": numbers,
+        "step": _steps(metas),
+        "mode": _modes(metas),
+        "epoch": _floats([meta.epoch if meta else None for meta in metas]),
+        "learning_rate": _floats([meta.learning_rate if meta else None for meta in metas]),
+        "time_unix_seconds": _floats([meta.time_unix_seconds if meta else None for meta in metas]),
+    }
+    for name in sorted({name for meta in metas if meta for name in meta.metrics}):
+        answer[f"metric:{name}"] = _floats([meta.metrics.get(name) if meta else None for meta in metas])
+    return answer
+
+
 def find_scope(run: Run, text: str) -> tuple[Scope, int]:
     """A scope and its index among the run's groups or layers."""
     try:
@@ -258,12 +296,26 @@ def find_scope(run: Run, text: str) -> tuple[Scope, int]:
     return scope, names.index(scope.name)
 
 
-def _about_origin(gram: NDArray[np.float64], kernel: Kernel) -> NDArray[np.float64]:
-    if kernel == "rbf":
-        return rbf_map(gram)
-    if kernel == "polynomial":
-        return polynomial_map(gram)
-    return trajectory_map(gram)
+def _sketch_quality(run: Run, scope: Scope, index: int) -> SketchQuality | None:
+    spec = run.sketches.spec
+    if spec is None:
+        return None
+    columns = SketchColumns.of(run.description, spec)
+    members = _members(run, scope, index)
+    return SketchQuality(float(columns.rates[members].max()), columns.rounding)
+
+
+def _members(run: Run, scope: Scope, index: int) -> list[int]:
+    """Layers of a scope."""
+    return [index] if scope.kind == "layer" else list(run.description.groups[index].layers)
+
+
+def _enlarged(entries: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    if len(entries) == count:
+        return entries
+    larger = np.full((count, count), np.nan)
+    larger[: len(entries), : len(entries)] = entries
+    return larger
 
 
 def _position(numbers: NDArray[np.int64], number: int) -> int:

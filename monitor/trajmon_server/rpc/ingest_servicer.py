@@ -49,6 +49,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
             writer_epoch=writer.epoch,
             next_checkpoint=run.next_for(request.writer),
             max_record_bytes=self._limits.max_record_bytes,
+            takes_sketches=True,
         )
 
     async def PushRow(
@@ -114,8 +115,8 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         run = await self._ingest.report(request, caller())
         return ingest_pb2.ReportStatusResponse(
             advice=advice_message(run.current_advice()),
-            hallmarks=hallmark_messages(run.analysis.hallmarks),
-            checkpoint=run.analysis.path[-1] if run.analysis.path else None,
+            hallmarks=hallmark_messages(run.shown.hallmarks, run.shown.errors),
+            checkpoint=run.shown.path[-1] if run.shown.path else None,
         )
 
 

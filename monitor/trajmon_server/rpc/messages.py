@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trajmon_protos.sketch_record import spec_message
 from trajmon_protos.v1 import query_pb2, types_pb2
 from trajmon_server.runs.run import Run
 from trajmon_server.signals.base import Advice
@@ -29,11 +30,15 @@ def advice_message(advice: Advice) -> types_pb2.Advice:
     )
 
 
-def hallmark_messages(hallmarks: Mapping[str, Mapping[str, float]]) -> list[types_pb2.GroupHallmarks]:
-    """Undefined values are left out."""
+def hallmark_messages(
+    hallmarks: Mapping[str, Mapping[str, float]], errors: Mapping[str, Mapping[str, float]]
+) -> list[types_pb2.GroupHallmarks]:
+    """Undefined values are left out; `errors` are standard errors of those that rest on estimates."""
     return [
         types_pb2.GroupHallmarks(
-            group=group, values={name: value for name, value in values.items() if math.isfinite(value)}
+            group=group,
+            values={name: value for name, value in values.items() if math.isfinite(value)},
+            errors={name: error for name, error in errors.get(group, {}).items() if math.isfinite(error)},
         )
         for group, values in hallmarks.items()
     ]
@@ -42,8 +47,10 @@ def hallmark_messages(hallmarks: Mapping[str, Mapping[str, float]]) -> list[type
 def run_summary(run: Run) -> query_pb2.RunSummary:
     """What a list of runs shows."""
     path = run.path
-    last = run.metas.get(path[-1]) if path else None
-    mds = run.analysis.hallmarks.get("network", {}).get("mds", math.nan)
+    last = run.meta(run.shown.path[-1]) if run.shown.path else run.metas.get(path[-1]) if path else None
+    analysis = run.shown
+    mds = analysis.hallmarks.get("network", {}).get("mds", math.nan)
+    spec, early = run.sketches.spec, run.num_early
     return query_pb2.RunSummary(
         run_id=run.description.run_id,
         name=run.description.name,
@@ -51,7 +58,8 @@ def run_summary(run: Run) -> query_pb2.RunSummary:
         attempt=run.control.attempt,
         phase=run.control.phase,
         reason=run.control.reason,
-        checkpoints=len(run.metas),
+        checkpoints=len(run.metas) + early,
+        early_checkpoints=early,
         superseded=run.num_checkpoints - len(path),
         last_step=last.step if last else 0,
         last_time_unix_seconds=last.time_unix_seconds if last else 0.0,
@@ -60,6 +68,9 @@ def run_summary(run: Run) -> query_pb2.RunSummary:
         parameters=run.parameters,
         open_checkpoints=len(run.open),
         mode=last.mode if last else types_pb2.TRAINING_MODE_UNSPECIFIED,
+        snapshot_mode=run.agent.snapshot_mode,
+        sketch=spec_message(spec) if spec else None,
+        mean_directional_similarity_error=analysis.errors.get("network", {}).get("mds", 0.0),
     )
 
 

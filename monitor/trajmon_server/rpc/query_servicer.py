@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 from trajmon_protos.v1 import query_pb2, query_pb2_grpc, types_pb2
 from trajmon_server.config import Limits
 from trajmon_server.errors import Exhausted, InvalidRequest, Violation
+from trajmon_server.hallmarks.stream import estimated_entries
 from trajmon_server.ingest.quota import ByteBudget
 from trajmon_server.query.core import Kernel, MapQuery, Query
+from trajmon_server.query.cross import SIDE_CHECKPOINTS as CROSS_CHECKPOINTS
+from trajmon_server.query.cross import CrossQuery
 from trajmon_server.rpc.gate import caller
 from trajmon_server.rpc.messages import array_chunks, hallmark_messages, run_summary
 from trajmon_server.runs.run import Run
@@ -44,8 +47,9 @@ _KERNELS: dict[int, Kernel] = {
 class QueryServicer(query_pb2_grpc.QueryServiceServicer):
     """What readers call."""
 
-    def __init__(self, query: Query, limits: Limits) -> None:
+    def __init__(self, query: Query, cross: CrossQuery, limits: Limits) -> None:
         self._query = query
+        self._cross = cross
         self._watchers = 0
         # Watching calls last for days: they must never take all the places of the server.
         self._max_watchers = limits.max_concurrent_rpcs // 2
@@ -72,7 +76,7 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
         return query_pb2.GetRunResponse(
             summary=run_summary(run),
             layout=run.description.layout_message(),
-            hallmarks=hallmark_messages(run.analysis.hallmarks),
+            hallmarks=hallmark_messages(run.shown.hallmarks, run.shown.errors),
             findings=[
                 types_pb2.IntegrityFinding(kind=a.kind, checkpoint=a.checkpoint, text=a.text)
                 for a in run.all_findings()
@@ -98,8 +102,9 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
             stop=request.stop if request.HasField("stop") else None,
             include_superseded=request.include_superseded,
         )
-        count = self._query.require(request.run, caller()).num_checkpoints
-        with self._budget.reserve(_map_bytes(min(count, self._limits.max_map_checkpoints))):
+        run = self._query.require(request.run, caller())
+        count = min(run.num_checkpoints, self._limits.max_map_checkpoints)
+        with self._budget.reserve(_map_bytes(count, has_sketches=run.sketches.spec is not None)):
             answer = await self._query.map(request.run, query, caller())
             arrays: dict[str, NDArray[Any]] = {
                 "map": answer.map,
@@ -108,9 +113,27 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
                 "step": answer.step,
                 "mode": answer.mode,
             }
+            if answer.error is not None and answer.gram_error is not None:
+                arrays |= {"error": answer.error, "gram_error": answer.gram_error}
             for name, array in arrays.items():
                 for chunk in array_chunks(name, array):
                     yield query_pb2.GetMapResponse(chunk=chunk)
+
+    async def GetCrossMap(
+        self, request: query_pb2.GetCrossMapRequest, context: Context
+    ) -> AsyncIterator[query_pb2.GetCrossMapResponse]:
+        """A map across two runs in pieces."""
+        with self._budget.reserve(_map_bytes(CROSS_CHECKPOINTS)):
+            answer = await self._cross.map(
+                request.run,
+                request.other,
+                request.scope,
+                caller(),
+                from_initialization=request.from_initialization,
+            )
+            for name, array in answer.arrays().items():
+                for chunk in array_chunks(name, array):
+                    yield query_pb2.GetCrossMapResponse(chunk=chunk)
 
     async def GetHallmarks(
         self, request: query_pb2.GetHallmarksRequest, context: Context
@@ -145,7 +168,8 @@ async def _states(run: Run) -> AsyncIterator[query_pb2.WatchRunResponse]:
     while True:
         changed = run.next_change()
         yield query_pb2.WatchRunResponse(
-            summary=run_summary(run), hallmarks=hallmark_messages(run.analysis.hallmarks)
+            summary=run_summary(run),
+            hallmarks=hallmark_messages(run.shown.hallmarks, run.shown.errors),
         )
         if not run.is_active and run.analysed >= run.num_checkpoints:
             return
@@ -153,14 +177,20 @@ async def _states(run: Run) -> AsyncIterator[query_pb2.WatchRunResponse]:
         await asyncio.sleep(WATCH_INTERVAL_SECONDS)
 
 
-def _map_bytes(count: int) -> int:
-    """What an answer with `count` checkpoints holds, at most: map, Gram and one more such array meanwhile."""
-    return 3 * 8 * count * count
+def _map_bytes(count: int, has_sketches: bool = False) -> int:
+    """What an answer with `count` checkpoints holds, at most: map, Gram and one more such array meanwhile.
+
+    With sketches also the standard errors of both, the Gram of the sketches, and what these are worked out with.
+    """
+    return (8 if has_sketches else 3) * 8 * count * count
 
 
 def _checkpoint_details(run: Run) -> list[query_pb2.CheckpointDetail]:
     on_path = set(run.path)
     names = [layer.name for layer in run.description.layers]
+    analysis = run.analysis
+    # Of the network; rows that were superseded are not part of any hallmark.
+    estimated = dict(zip(analysis.path, estimated_entries(analysis.streams[0]).tolist(), strict=True))
     return [
         query_pb2.CheckpointDetail(
             checkpoint=number,
@@ -168,6 +198,7 @@ def _checkpoint_details(run: Run) -> list[query_pb2.CheckpointDetail]:
             superseded=number not in on_path,
             info=meta.info_message(),
             non_finite_layers=[names[index] for index in meta.non_finite_layers[:100]],
+            estimated=estimated.get(number, 0),
         )
         for number, meta in sorted(run.metas.items())[-LAST_CHECKPOINTS:]
     ]

@@ -21,6 +21,7 @@ RULES: dict[str, Rule] = {
     "/trajmon_protos.v1.IngestService/ReportStatus": "write",
     "/trajmon_protos.v1.QueryService/GetHallmarks": "read",
     "/trajmon_protos.v1.QueryService/GetMap": "read",
+    "/trajmon_protos.v1.QueryService/GetCrossMap": "read",
     "/trajmon_protos.v1.QueryService/GetRun": "read",
     "/trajmon_protos.v1.QueryService/ListRuns": "read",
     "/trajmon_protos.v1.QueryService/WatchRun": "read",

@@ -8,16 +8,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trajmon_protos.record import PRODUCTS, LayerStatus, Row
 from trajmon_server.hallmarks import stream
 from trajmon_server.hallmarks.integrity import Finding
 from trajmon_server.model import CheckpointMeta, Group
 from trajmon_server.runs.path import extend_path
-from trajmon_server.signals.base import Advice, Observation, Policy
+from trajmon_server.signals.base import Advice, AdviceState, Observation, Policy
+from trajmon_server.store.estimates import RowEstimates
 
-__all__ = ["Analysis", "advance", "group_row", "start"]
+__all__ = ["Analysis", "GroupEstimates", "advance", "group_row", "start"]
 
+_GOOD_DISTANCE = 0.05
+"""Relative standard error of a distance from the initialization that advice may rest on."""
 _COLUMN = {name: index for index, name in enumerate(PRODUCTS)}
 
 
@@ -35,6 +39,10 @@ class Analysis:
     """None before the first row."""
     hallmarks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Latest values by group; NaN where undefined."""
+    errors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Standard errors of those values that rest on estimates, by group."""
+    history: tuple[tuple[int, AdviceState], ...] = ()
+    """Where the advice changed: number of the checkpoint, and the state from there on."""
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -47,40 +55,91 @@ def start(groups: tuple[Group, ...], policy: Policy[Any]) -> Analysis:
     return Analysis(path=(), streams=tuple(stream.init() for _ in groups), policy_state=policy.init())
 
 
-def group_row(row: Row, columns: tuple[int, ...], group: Group) -> stream.GramRow:
+def group_row(
+    row: Row, columns: tuple[int, ...], group: Group, estimates: GroupEstimates | None = None
+) -> stream.GramRow:
     """A group's row: the sum of its layers' rows over `columns`, the path with the row's own checkpoint last."""
     members = list(group.layers)
     gram = row.gram if len(members) == row.gram.shape[0] else row.gram[members]
-    total = gram.sum(axis=0)
+    total = np.asarray(gram.sum(axis=0), dtype=np.float64)
+    error = None
+    if estimates is not None:
+        total, error = estimates.fill(total)
     if len(columns) != total.shape[0]:
         total = total[list(columns)]
+        error = None if error is None else error[list(columns)]
     products = row.products[members].sum(axis=0)
     return stream.GramRow(
-        gram=np.asarray(total, dtype=np.float64),
+        gram=total,
         update_squared=float(products[_COLUMN["update_squared"]]),
         update_dot=float(products[_COLUMN["update_dot"]]),
         displacement_squared=float(products[_COLUMN["displacement_squared"]]),
         displacement_dot=float(products[_COLUMN["displacement_dot"]]),
+        gram_error=error,
     )
 
 
+@dataclass(frozen=True, slots=True)
+class GroupEstimates:
+    """What is estimated of a group's row."""
+
+    estimate: NDArray[np.float64]
+    """[n], NaN where the row is exact, and where nothing can be said."""
+    error: NDArray[np.float64]
+    """[n], standard errors."""
+
+    def fill(self, gram: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The row with its holes filled, and its standard errors, 0 where it is exact."""
+        holes = np.isnan(gram) & ~np.isnan(self.estimate)
+        return np.where(holes, self.estimate, gram), np.where(holes, self.error, 0.0)
+
+
 def advance(
-    analysis: Analysis, row: Row, meta: CheckpointMeta, groups: tuple[Group, ...], policy: Policy[Any]
+    analysis: Analysis,
+    row: Row,
+    meta: CheckpointMeta,
+    groups: tuple[Group, ...],
+    policy: Policy[Any],
+    estimates: RowEstimates | None = None,
 ) -> Analysis:
     """Add the next row of the path. ValueError if it does not follow the path's last checkpoint."""
     if (analysis.path[-1] if analysis.path else None) != meta.previous:
         raise ValueError(f"checkpoint {row.header.checkpoint} does not follow {analysis.path[-1:]}")
     path = extend_path(analysis.path, row.header.checkpoint, meta.previous)
-    rows = [group_row(row, path, group) for group in groups]
+    filling = [
+        None if estimates is None else GroupEstimates(estimates.group_estimate[g], estimates.group_error[g])
+        for g in range(len(groups))
+    ]
+    rows = [group_row(row, path, group, fill) for group, fill in zip(groups, filling, strict=True)]
     streams = tuple(stream.update(state, added) for state, added in zip(analysis.streams, rows, strict=True))
     hallmarks = {group.name: stream.latest(state) for group, state in zip(groups, streams, strict=True)}
-    observation = _observation(row, meta, rows[0], hallmarks[groups[0].name])
+    errors = {group.name: stream.latest_errors(state) for group, state in zip(groups, streams, strict=True)}
+    network = groups[0].name
+    observation = _observation(row, meta, rows[0], hallmarks[network], errors[network])
     policy_state, advice = policy.update(analysis.policy_state, observation)
-    return Analysis(path, streams, policy_state, advice, hallmarks)
+    history = analysis.history
+    if not history or history[-1][1] != advice.state:
+        history = (*history, (row.header.checkpoint, advice.state))
+    return Analysis(path, streams, policy_state, advice, hallmarks, errors, history)
+
+
+def _displacement_squared(
+    network: stream.GramRow, hallmarks: Mapping[str, float], errors: Mapping[str, float]
+) -> float:
+    """‖θ_t−θ_0‖², exact, or an estimate that is good enough to judge by; else NaN."""
+    distance = hallmarks["distance_from_initialization"]
+    if math.isfinite(network.displacement_squared):
+        return network.displacement_squared
+    is_good = errors.get("distance_from_initialization", 0.0) <= _GOOD_DISTANCE * distance
+    return distance**2 if is_good else math.nan
 
 
 def _observation(
-    row: Row, meta: CheckpointMeta, network: stream.GramRow, hallmarks: Mapping[str, float]
+    row: Row,
+    meta: CheckpointMeta,
+    network: stream.GramRow,
+    hallmarks: Mapping[str, float],
+    errors: Mapping[str, float],
 ) -> Observation:
     # No age: what a row says must not depend on when it is analysed. Staleness is judged when advice is read.
     return Observation(
@@ -93,7 +152,7 @@ def _observation(
         learning_rate=meta.learning_rate,
         update_squared=network.update_squared,
         update_dot=network.update_dot,
-        displacement_squared=network.displacement_squared,
+        displacement_squared=_displacement_squared(network, hallmarks, errors),
         mds=hallmarks.get("mds", math.nan),
         relative_mds=hallmarks.get("relative_mds", math.nan),
     )

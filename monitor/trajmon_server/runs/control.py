@@ -166,6 +166,9 @@ class AgentReport:
     """Recorded, and their rows not yet computed."""
     lag_seconds: float = 0.0
     """Age of the oldest checkpoint that is recorded and not acknowledged."""
+    snapshot_mode: ingest_pb2.SnapshotMode.ValueType = ingest_pb2.SNAPSHOT_MODE_UNSPECIFIED
+    """Which snapshots are kept."""
+    snapshots_kept: int = 0
 
     @classmethod
     def from_message(cls, message: ingest_pb2.ReportStatusRequest) -> AgentReport:
@@ -180,6 +183,8 @@ class AgentReport:
             agent_restarts=message.agent_restarts,
             checkpoints_uncomputed=message.checkpoints_uncomputed,
             lag_seconds=message.lag_seconds,
+            snapshot_mode=message.snapshot_mode,
+            snapshots_kept=message.snapshots_kept,
         )
 
     def to_message(self) -> ingest_pb2.ReportStatusRequest:
@@ -194,6 +199,8 @@ class AgentReport:
             agent_restarts=self.agent_restarts,
             checkpoints_uncomputed=self.checkpoints_uncomputed,
             lag_seconds=self.lag_seconds,
+            snapshot_mode=self.snapshot_mode,
+            snapshots_kept=self.snapshots_kept,
         )
 
 
@@ -215,4 +222,7 @@ def aggregate(reports: Iterable[AgentReport], leader: AgentReport | None) -> Age
         agent_restarts=min(sum(report.agent_restarts for report in told), 2**64 - 1),
         checkpoints_uncomputed=max(report.checkpoints_uncomputed for report in told),
         lag_seconds=max(report.lag_seconds for report in told),
+        # The agent that keeps least: what it does not have is an estimate for the whole run.
+        snapshot_mode=max(report.snapshot_mode for report in told),
+        snapshots_kept=min(report.snapshots_kept for report in told),
     )

@@ -16,7 +16,11 @@ from numpy.typing import NDArray
 from trajmon_protos.record import PRODUCTS, LayerStatus, Row
 from trajmon_protos.v1 import types_pb2
 
-__all__ = ["MAX_PARTS", "WHOLE", "OpenRow", "add_up", "file_part"]
+__all__ = ["MAX_PARTS", "WHOLE", "OpenRow", "PartSums", "add_up", "file_part"]
+
+_SOME_MISSING = "a row is the sum of all its parts; some are missing"
+# By status; the last is -1.
+_GRAVITY = np.array([0, 3, 2, 1, -1])
 
 MAX_PARTS = 4096
 """Of one row. The journal's file names have room for 9999."""
@@ -92,46 +96,75 @@ def add_up(parts: Iterable[Row], num_layers: int, empty_layers: Sequence[int] = 
     `num_layers` of the layout; `empty_layers` are those of it without elements, which no part need list. Sums are
     compensated (Neumaier): right to float64 rounding, however many parts. A layer that a part does not list gets
     nothing from it. NaN in any part is NaN. The status of a layer is NON_FINITE if any part says so, or if the sum
-    leaves the range of float64; else SNAPSHOT_MISSING if any part says so, or if no part lists it; else EXACT.
+    leaves the range of float64; else SNAPSHOT_MISSING if any part says so, or if no part lists it; else NOT_KEPT if
+    any part says so; else EXACT.
 
     Time is the earliest, the stall the longest; metrics, epoch, learning rate, mode and copy are those of part 0.
     ValueError if parts are missing, out of order, or do not belong together.
     """
-    header: types_pb2.RowHeader | None = None
-    for index, part in enumerate(parts):
-        if header is None:
-            header, known = types_pb2.RowHeader(), OpenRow.announced_by(part.header)
-            header.CopyFrom(part.header)
-            shape = (num_layers, header.checkpoint + 1 + len(PRODUCTS))
-            total, lost = np.zeros(shape), np.zeros(shape)
-            missing = np.zeros(shape, dtype=bool)
-            status = np.full(num_layers, -1, dtype=np.int8)
-        _check(part.header, header, known, index)
-        layers = np.array(part.header.layers or range(num_layers), dtype=np.intp)
-        values = np.concatenate((part.gram, part.products), axis=1)
-        total[layers], lost[layers] = _added(total[layers], lost[layers], values)
-        missing[layers] |= np.isnan(values)
-        status[layers] = _worse(status[layers], part.status)
-        known = known.with_part(index)
-        header.info.time_unix_seconds = min(header.info.time_unix_seconds, part.header.info.time_unix_seconds)
-        header.info.stall_seconds = max(header.info.stall_seconds, part.header.info.stall_seconds)
-    if header is None or not known.is_complete:
-        raise ValueError("a row is the sum of all its parts; some are missing")
-    with np.errstate(invalid="ignore", over="ignore"):
-        total += lost
-    unlisted = np.flatnonzero(status < 0)
-    status[unlisted] = LayerStatus.SNAPSHOT_MISSING
-    missing[unlisted] = True
-    empty = [layer for layer in empty_layers if layer in unlisted]
-    status[empty], missing[empty] = LayerStatus.EXACT, False
-    overflown = (~np.isfinite(total) & ~missing).any(axis=1)
-    status[overflown] = LayerStatus.NON_FINITE
-    missing[status == LayerStatus.NON_FINITE] = True
-    total[missing] = np.nan
-    header.part, header.num_parts, header.num_layers = 0, 1, num_layers
-    header.ClearField("layers")
+    sums: PartSums | None = None
+    for part in parts:
+        if sums is None:
+            sums = PartSums(part.header, num_layers, part.header.checkpoint + 1 + len(PRODUCTS))
+        sums.add(part.header, np.concatenate((part.gram, part.products), axis=1), part.status)
+    if sums is None:
+        raise ValueError(_SOME_MISSING)
+    header, total, status = sums.result(empty_layers)
     split = header.checkpoint + 1
-    return Row(header, total[:, :split], total[:, split:], status.astype(np.uint8))
+    return Row(header, total[:, :split], total[:, split:], status)
+
+
+class PartSums:
+    """Numbers of layers, [num_layers, width], added up part by part, in the order of their numbers."""
+
+    def __init__(self, first: types_pb2.RowHeader, num_layers: int, width: int) -> None:
+        """`first`: what part 0 says of itself."""
+        self._header = types_pb2.RowHeader()
+        self._header.CopyFrom(first)
+        self._known = OpenRow.announced_by(first)
+        self._num_layers = num_layers
+        self._total, self._lost = np.zeros((num_layers, width)), np.zeros((num_layers, width))
+        self._missing = np.zeros((num_layers, width), dtype=bool)
+        self._status = np.full(num_layers, -1, dtype=np.int8)
+        self._next_part = 0
+
+    def add(
+        self, header: types_pb2.RowHeader, values: NDArray[np.float64], status: NDArray[np.uint8]
+    ) -> NDArray[np.intp]:
+        """Add the next part's `values`, [l, width], of the layers that it lists; returns those. ValueError."""
+        _check(header, self._header, self._known, self._next_part)
+        layers = np.array(header.layers or range(self._num_layers), dtype=np.intp)
+        self._total[layers], self._lost[layers] = _added(self._total[layers], self._lost[layers], values)
+        self._missing[layers] |= np.isnan(values)
+        self._status[layers] = _worse(self._status[layers], status)
+        self._known = self._known.with_part(self._next_part)
+        self._next_part += 1
+        info = self._header.info
+        info.time_unix_seconds = min(info.time_unix_seconds, header.info.time_unix_seconds)
+        info.stall_seconds = max(info.stall_seconds, header.info.stall_seconds)
+        return layers
+
+    def result(
+        self, empty_layers: Sequence[int]
+    ) -> tuple[types_pb2.RowHeader, NDArray[np.float64], NDArray[np.uint8]]:
+        """Header, sums and status of the whole. ValueError if a part is missing."""
+        if not self._known.is_complete:
+            raise ValueError(_SOME_MISSING)
+        header, total, missing, status = self._header, self._total, self._missing, self._status
+        with np.errstate(invalid="ignore", over="ignore"):
+            total += self._lost
+        unlisted = np.flatnonzero(status < 0)
+        status[unlisted] = LayerStatus.SNAPSHOT_MISSING
+        missing[unlisted] = True
+        empty = [layer for layer in empty_layers if layer in unlisted]
+        status[empty], missing[empty] = LayerStatus.EXACT, False
+        overflown = (~np.isfinite(total) & ~missing).any(axis=1)
+        status[overflown] = LayerStatus.NON_FINITE
+        missing[status == LayerStatus.NON_FINITE] = True
+        total[missing] = np.nan
+        header.part, header.num_parts, header.num_layers = 0, 1, self._num_layers
+        header.ClearField("layers")
+        return header, total, status.astype(np.uint8)
 
 
 def _check(came: types_pb2.RowHeader, first: types_pb2.RowHeader, known: OpenRow, expected_part: int) -> None:
@@ -160,7 +193,5 @@ def _added(
 
 
 def _worse(known: NDArray[np.int8], came: NDArray[np.uint8]) -> NDArray[np.int8]:
-    """NON_FINITE over SNAPSHOT_MISSING over EXACT; -1 is a layer that no part has listed yet."""
-    came = came.astype(np.int8)
-    non_finite = (known == LayerStatus.NON_FINITE) | (came == LayerStatus.NON_FINITE)
-    return np.where(non_finite, np.int8(LayerStatus.NON_FINITE), np.maximum(known, came))
+    """The status that says more of what is not known; -1 is a layer that no part has listed yet."""
+    return np.where(_GRAVITY[came] > _GRAVITY[known], came.astype(np.int8), known)

@@ -13,11 +13,12 @@ from typing import Any
 import structlog
 
 from trajmon_server.model import CheckpointMeta, RunDescription
+from trajmon_server.runs.known_rows import KnownRows
 from trajmon_server.runs.parts import WHOLE, OpenRow
-from trajmon_server.runs.rows import KnownRows, Rows
+from trajmon_server.runs.rows import Rows
 from trajmon_server.runs.run import Run, RunControl
 from trajmon_server.signals.base import Policy
-from trajmon_server.store.base import Journal
+from trajmon_server.store.base import Journal, RecordKind
 from trajmon_server.store.errors import StoreError
 from trajmon_server.store.maps import MapStore, RunShape
 
@@ -175,10 +176,30 @@ class Registry:
             metas, open_rows = self._recovered_rows(description)
             run.recovered(metas, self._journal_bytes(run_id), open_rows)
         run.has_parts = any(key.part != WHOLE for key in self._journal.list_rows(run_id))
+        self._recover_sketches(run)
         return run
 
+    def _recover_sketches(self, run: Run) -> None:
+        """Which sketches there are; a sum that a crash prevented is made now."""
+        keys = self._journal.list_rows(run.description.run_id, kind="sketch")
+        if not keys:
+            return
+        columns = self._rows.sketch_columns(run.description)
+        known = {key.checkpoint for key in keys if key.part == WHOLE}
+        open_rows: dict[int, OpenRow] = {}
+        for checkpoint in sorted({key.checkpoint for key in keys} - known):
+            found = self._rows.open_sketch(run.description, checkpoint)
+            if found is None or columns is None:
+                continue
+            if found.is_complete and self._rows.sketch(run.description, columns, checkpoint) is not None:
+                known.add(checkpoint)
+            else:
+                open_rows[checkpoint] = found
+        run.sketches.recovered(None if columns is None else columns.spec, known, open_rows)
+
     def _journal_bytes(self, run_id: str) -> int:
-        return sum(key.size_bytes for key in self._journal.list_rows(run_id))
+        kinds: tuple[RecordKind, ...] = ("row", "sketch")
+        return sum(key.size_bytes for kind in kinds for key in self._journal.list_rows(run_id, kind=kind))
 
     def _recovered_rows(
         self, description: RunDescription

@@ -7,7 +7,8 @@ like any other row, and whenever it is missing or damaged it is added up anew. T
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 
 import numpy as np
@@ -15,13 +16,15 @@ import structlog
 from numpy.typing import NDArray
 
 from trajmon_protos.record import Row, encode
+from trajmon_protos.sketch_record import SketchRow, encode_sketch, spec_of
 from trajmon_server.model import CheckpointMeta, RunDescription
 from trajmon_server.runs.parts import WHOLE, OpenRow, add_up
 from trajmon_server.runs.run import Found, Run
+from trajmon_server.runs.sketches import SketchColumns, add_up_sketches
 from trajmon_server.store import errors
-from trajmon_server.store.base import Journal, RowSource
+from trajmon_server.store.base import Journal
 
-__all__ = ["KnownRows", "Rows", "settle"]
+__all__ = ["Rows", "settle"]
 
 log = structlog.get_logger(__name__)
 
@@ -86,6 +89,72 @@ class Rows:
             return Found(open=self.open_row(description, checkpoint))
         return Found(CheckpointMeta.from_row(row), None, added_bytes)
 
+    def sketch(
+        self, description: RunDescription, columns: SketchColumns, checkpoint: int
+    ) -> SketchRow | None:
+        """The sketch of a checkpoint, verified; None if there is none that can be read. Adds up what came in parts."""
+        run_id = description.run_id
+        try:
+            return self._journal.read_sketch(run_id, checkpoint)
+        except errors.RowMissingError:
+            pass
+        except errors.RowDamagedError as error:
+            self._count_damage(description, error)
+        numbers = [part for part in self._journal.parts(run_id, checkpoint, kind="sketch") if part != WHOLE]
+        if not numbers:
+            return None
+        try:
+            row = add_up_sketches(
+                (self._journal.read_sketch(run_id, checkpoint, n) for n in numbers), columns
+            )
+        except (ValueError, errors.RowDamagedError) as error:
+            if isinstance(error, errors.RowDamagedError):
+                self._count_damage(description, error)
+            return None
+        with contextlib.suppress(*_NOT_NOW):
+            # Derived: if there is no room for it, it is added up again when it is next asked for.
+            self._journal.append(run_id, checkpoint, WHOLE, encode_sketch(row), kind="sketch")
+        return row
+
+    def sketch_gram(
+        self, description: RunDescription, checkpoint: int, members: Sequence[int]
+    ) -> NDArray[np.float64]:
+        """Inner products of a checkpoint's sketch with all up to it, over some layers, [n]; NaN where not known."""
+        try:
+            (gram,) = self._journal.read_sketch_gram(description.run_id, None, [checkpoint])
+        except (errors.RowMissingError, errors.RowDamagedError):
+            return np.full(checkpoint + 1, np.nan)
+        total: NDArray[np.float64] = gram[list(members)].sum(axis=0)
+        return total
+
+    def sketch_columns(self, description: RunDescription) -> SketchColumns | None:
+        """How the run is sketched, as the first of its sketches says that can be read; None if there is none."""
+        run_id = description.run_id
+        for key in self._journal.list_rows(run_id, kind="sketch"):
+            try:
+                header = self._journal.read_sketch(run_id, key.checkpoint, key.part).header
+            except (errors.RowMissingError, errors.RowDamagedError):
+                continue
+            return SketchColumns.of(description, spec_of(header.spec))
+        return None
+
+    def open_sketch(self, description: RunDescription, checkpoint: int) -> OpenRow | None:
+        """What the journal has of the parts of a sketch."""
+        run_id = description.run_id
+        known: OpenRow | None = None
+        for part in self._journal.parts(run_id, checkpoint, kind="sketch"):
+            if part != WHOLE:
+                try:
+                    header = self._journal.read_sketch(run_id, checkpoint, part).header.row
+                except (errors.RowMissingError, errors.RowDamagedError):
+                    continue
+                known = (known or OpenRow.announced_by(header)).with_part(part - 1)
+        return known
+
+    def _count_damage(self, description: RunDescription, error: Exception) -> None:
+        self.count_event("damaged_rows")
+        log.error("sketch is damaged", run=description.name, problem=str(error))
+
     def open_row(self, description: RunDescription, checkpoint: int) -> OpenRow | None:
         """What the journal has of the parts of a row, whether or not its sum is there too."""
         run_id = description.run_id
@@ -122,21 +191,6 @@ class Rows:
     def _parts(self, description: RunDescription, checkpoint: int, num_parts: int) -> Iterator[Row]:
         for part in range(num_parts):
             yield self._journal.read_row(description.run_id, checkpoint, part + 1)
-
-
-class KnownRows(RowSource):
-    """The rows of one run that maps are made of. One that is not known is missing, without a look at the disk."""
-
-    def __init__(self, rows: Rows, description: RunDescription, known: Callable[[], Collection[int]]) -> None:
-        self._rows = rows
-        self._description = description
-        self._known = known
-
-    def read_row(self, run_id: str, checkpoint: int, part: int = 0) -> Row:
-        """See :meth:`RowSource.read_row`."""
-        if checkpoint not in self._known():
-            raise errors.RowMissingError(f"checkpoint {checkpoint} of run {run_id} is not known")
-        return self._rows.read(self._description, checkpoint)
 
 
 async def settle(run: Run, checkpoint: int, rows: Rows, executor: Executor) -> None:

@@ -9,11 +9,14 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+from trajmon_protos.sketch import SketchSpec
 from trajmon_protos.v1 import types_pb2
 from trajmon_server.hallmarks.integrity import Finding
 from trajmon_server.model import CheckpointMeta, RunDescription
 from trajmon_server.runs.analysis import Analysis, start
 from trajmon_server.runs.control import AgentReport, Phase, RunControl, Writer, aggregate
+from trajmon_server.runs.early import MOST_EARLY, Early
+from trajmon_server.runs.known_sketches import KnownSketches
 from trajmon_server.runs.parts import OpenRow
 from trajmon_server.runs.path import extend_path, path_of, superseded_by
 from trajmon_server.signals.base import Advice, AdviceState, Policy
@@ -59,6 +62,9 @@ class Run:
         """Rows of which some parts have come; none of them is in `metas`."""
         self.has_parts = False
         """Whether any row of the run ever came in parts."""
+        self.sketches = KnownSketches()
+        self._last_with_holes = -1
+        """Newest checkpoint whose row says that older snapshots were not kept."""
         self.previous: list[int | None] = []
         """The `previous` of every checkpoint, open ones too; a lost one follows the one before it unless more is
         known."""
@@ -75,6 +81,10 @@ class Run:
         self.analysed = 0
         """Rows below this number are in `analysis` and published."""
         self.analysis: Analysis = start(description.groups, policy)
+        self.early: Early | None = None
+        """What is shown beyond `analysis`, of checkpoints whose rows have not come."""
+        self.looked_ahead: tuple[int, ...] = ()
+        """Checkpoints whose sketches were there when `early` was made."""
         self.healed = False
         """A row below the newest has come, or more is known of the path: the maps must be made again."""
         self.generation = 0
@@ -98,6 +108,34 @@ class Run:
     def num_known(self) -> int:
         """One more than the highest number of which anything was ever stored."""
         return len(self.previous)
+
+    @property
+    def num_early(self) -> int:
+        """Checkpoints that are shown from their sketches, their rows not having come."""
+        early = self.early
+        return 0 if early is None else sum(number not in self.metas for number in early.rows)
+
+    @property
+    def shown(self) -> Analysis:
+        """What readers are shown: the analysis of the rows, and of the sketches that came ahead of theirs."""
+        early, analysis = self.early, self.analysis
+        return analysis if early is None else early.analysis
+
+    def meta(self, checkpoint: int) -> CheckpointMeta | None:
+        """What is known of a checkpoint, from its row, or from the sketch that came ahead of it."""
+        known, early = self.metas.get(checkpoint), self.early
+        if known is None and early is not None and checkpoint in early.rows:
+            return early.rows[checkpoint].meta
+        return known
+
+    def sketched_ahead(self) -> list[int]:
+        """Checkpoints right behind the last row whose sketches are there."""
+        numbers = []
+        for number in range(self.num_checkpoints, self.num_checkpoints + MOST_EARLY):
+            if number not in self.sketches.known:
+                break
+            numbers.append(number)
+        return numbers
 
     @property
     def agent(self) -> AgentReport:
@@ -128,6 +166,20 @@ class Run:
         self.journal_bytes += record_bytes
         self.announce()
         return self.open[checkpoint]
+
+    def accept_sketch(self, header: types_pb2.RowHeader, spec: SketchSpec, record_bytes: int) -> bool:
+        """Note a sketch, or a part of one, that has just become durable; True if its parts are all there now."""
+        self.journal_bytes += record_bytes
+        return self.sketches.add(header, spec)
+
+    def settle_sketch(self, checkpoint: int, is_whole: bool) -> None:
+        """Note that the sketch of a checkpoint is known, or that it cannot be read."""
+        self.sketches.settle(checkpoint, is_whole)
+        if is_whole and checkpoint <= self._last_with_holes:
+            # Estimates that were made without it.
+            self.healed = True
+            self.restart_analysis()
+        self.announce()
 
     def settle(self, checkpoint: int, found: Found) -> None:
         """Note what a look into the journal found of a checkpoint, under `lock` all the while."""
@@ -180,8 +232,14 @@ class Run:
                 self.healed = True
                 self.restart_analysis()
 
+    def note_holes(self, checkpoint: int, meta: CheckpointMeta) -> None:
+        """Take in what a row says of the snapshots that were not kept."""
+        if meta.has_holes:
+            self._last_with_holes = max(self._last_with_holes, checkpoint)
+
     def _know(self, checkpoint: int, meta: CheckpointMeta) -> None:
         self.metas[checkpoint] = meta
+        self.note_holes(checkpoint, meta)
         self.open.pop(checkpoint, None)
         self.last_heard_unix_seconds = time.time()
         self.last_row_unix_seconds = max(self.last_row_unix_seconds, meta.time_unix_seconds)
@@ -199,11 +257,12 @@ class Run:
         """Forget what was derived; the worker derives it again from the journal."""
         self.generation += 1
         self.analysed = 0
+        self.early = None
         self.analysis = start(self.description.groups, self._policy)
 
     def current_advice(self) -> Advice:
         """The word on the run now: `unknown` before the first row, and when a running run has gone silent."""
-        advice = self.analysis.advice
+        advice = self.shown.advice
         if advice is None:
             waiting = (
                 f"None of the {self.num_checkpoints} checkpoints that have arrived has been looked at yet."
@@ -253,7 +312,7 @@ class Run:
 
     def all_findings(self) -> tuple[Finding, ...]:
         """Doubts about the checkpoints, by checkpoint number."""
-        analysis = self.analysis  # one look: the loop may put another in its place meanwhile
+        analysis = self.shown  # one look: the loop may put another in its place meanwhile
         found = [replace(a, checkpoint=analysis.path[a.checkpoint]) for a in analysis.findings]
         return tuple(found)
 

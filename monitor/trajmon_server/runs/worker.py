@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,10 @@ import structlog
 from trajmon_protos.record import PRODUCTS, LayerStatus, Row
 from trajmon_protos.v1 import types_pb2
 from trajmon_server.model import CheckpointMeta, RunDescription
+from trajmon_server.runs.ahead import look_ahead
 from trajmon_server.runs.analysis import Analysis, advance, start
+from trajmon_server.runs.early import Early
+from trajmon_server.runs.estimates import Estimates
 from trajmon_server.runs.path import superseded_by
 from trajmon_server.runs.registry import Registry
 from trajmon_server.runs.rows import Rows, settle
@@ -36,6 +40,8 @@ log = structlog.get_logger(__name__)
 BATCH_ROWS = 64
 BATCH_BYTES = 32 << 20
 """Rows of one batch are held in memory together."""
+EARLY_AFTER_SECONDS = 2.0
+"""A row that is so much later than its sketch is shown from that meanwhile."""
 RETRY_SECONDS = (2.0, 4.0, 8.0, 16.0, 30.0)
 """After the first failure, the second, ...; the last one from then on."""
 
@@ -49,6 +55,8 @@ class _Step:
     """First checkpoint that is not in `analysis`."""
     metas: Mapping[int, CheckpointMeta]
     """Of the rows of this batch, as the journal holds them."""
+    is_stale: bool
+    """Whether the maps show other estimates than these rows have now: sketches came after them, before a restart."""
 
 
 class Worker:
@@ -59,6 +67,8 @@ class Worker:
         self._rows = Rows(journal, registry.count_event)
         self._policy = policy
         self._executor = executor
+        self._estimates: dict[str, Estimates] = {}
+        """Of the runs that are being worked off; each is used by one batch at a time."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._catching_up: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
@@ -91,8 +101,10 @@ class Worker:
     def _rest(self, run: Run) -> None:
         """A task has ended; a row may have come after it last looked."""
         del self._tasks[run.description.run_id]
-        if run.analysed < run.num_checkpoints:
+        if run.analysed < run.num_checkpoints or _is_behind_sketches(run):
             self.wake(run)
+        elif not run.is_active:
+            self._estimates.pop(run.description.run_id, None)
 
     async def stop(self) -> None:
         """Finish the batches in hand; what is left is done after the next start."""
@@ -100,16 +112,67 @@ class Worker:
         await asyncio.gather(*self._catching_up, *self._tasks.values())
 
     async def _work(self, run: Run) -> None:
+        while not self._stop.is_set():
+            await self._work_off(run)
+            if not _is_behind_sketches(run):
+                return
+            if not await self._row_comes(run):
+                await self._look_ahead(run)
+
+    async def _row_comes(self, run: Run) -> bool:
+        """Wait a moment for the rows of checkpoints whose sketches are there: they mostly follow at once."""
+        stop = asyncio.ensure_future(self._stop.wait())
+        try:
+            async with asyncio.timeout(EARLY_AFTER_SECONDS):
+                while run.analysed == run.num_checkpoints and not self._stop.is_set():
+                    change = asyncio.ensure_future(run.next_change().wait())
+                    try:
+                        await asyncio.wait({stop, change}, return_when=asyncio.FIRST_COMPLETED)
+                    finally:
+                        change.cancel()
+            return True
+        except TimeoutError:
+            return False
+        finally:
+            stop.cancel()
+
+    async def _look_ahead(self, run: Run) -> None:
+        """What sketches tell of checkpoints whose rows have not come."""
+        numbers, generation, analysis = run.sketched_ahead(), run.generation, run.analysis
+        early: Early | None = None
+        if numbers:
+            estimates = self._estimates_of(run)
+            action = partial(
+                look_ahead, analysis, run.description, numbers, self._rows, estimates, self._policy
+            )
+            try:
+                early = await asyncio.get_running_loop().run_in_executor(self._executor, action)
+            except (store_errors.StoreError, OSError, ValueError) as error:
+                # The rows will come; what is shown until then is what was known before.
+                self._registry.count_event("early_failed")
+                log.error("sketches cannot be looked at", run=run.description.name, exc_info=error)
+        if run.generation == generation and run.analysis is analysis:
+            run.early, run.looked_ahead = early, tuple(numbers)
+            run.announce()
+
+    def _estimates_of(self, run: Run) -> Estimates:
+        return self._estimates.setdefault(
+            run.description.run_id, Estimates(self._rows, run.description, run.metas.keys)
+        )
+
+    async def _work_off(self, run: Run) -> None:
         loop = asyncio.get_running_loop()
-        failures = 0
+        failures, made_again = 0, False
         while run.analysed < run.num_checkpoints and not self._stop.is_set():
             generation, analysis, begin = run.generation, run.analysis, run.analysed
             healed, run.healed = run.healed, False
             stop = min(run.num_checkpoints, begin + BATCH_ROWS)
             try:
                 if healed:
+                    self._estimates.pop(run.description.run_id, None)
                     maps = await loop.run_in_executor(self._executor, self._registry.maps, run.description)
                     await loop.run_in_executor(self._executor, maps.rebuild)
+                estimates = self._estimates_of(run)
                 step = await loop.run_in_executor(
                     self._executor,
                     self._step,
@@ -119,6 +182,7 @@ class Worker:
                     stop,
                     run.previous.copy(),
                     set(run.metas),
+                    estimates,
                 )
             except Exception as error:  # whatever it is: said, counted, tried again; other runs go on
                 run.healed = run.healed or healed
@@ -132,11 +196,18 @@ class Worker:
                     await asyncio.wait_for(self._stop.wait(), delay)
                 continue
             failures = 0
-            if run.generation == generation:
+            if step.is_stale and not made_again:
+                run.healed = made_again = True
+                run.restart_analysis()
+            elif run.generation == generation:
                 run.failure = ""
                 run.analysis, run.analysed = step.analysis, step.stop
+                if run.early is not None and max(run.early.rows) < step.stop:
+                    run.early = None
                 # After a restart only headers were read: now the layers' states are known as well.
                 run.metas.update({n: meta for n, meta in step.metas.items() if n in run.metas})
+                for number, meta in step.metas.items():
+                    run.note_holes(number, meta)
                 lost = sorted((set(range(begin, step.stop)) - step.metas.keys()) & run.metas.keys())
                 for checkpoint in lost:
                     run.lose(checkpoint)
@@ -152,6 +223,7 @@ class Worker:
         stop: int,
         previous: Sequence[int | None],
         known: Collection[int],
+        estimates: Estimates,
     ) -> _Step:
         """Blocking; sees only what it is given, while the loop goes on with the run."""
         publish: list[PublishRow] = []
@@ -162,19 +234,20 @@ class Worker:
             row = self._read(description, checkpoint) if checkpoint in known else None
             if row is None:
                 row, meta = _lost(description, checkpoint, previous[checkpoint])
+                filled = None
             else:
                 meta = read[checkpoint] = CheckpointMeta.from_row(row)
-                publish.append(PublishRow(row=row, attempt=meta.attempt))
-                held += row.gram.nbytes
+                filled = estimates.of(row)
+                publish.append(PublishRow(row=row, attempt=meta.attempt, estimates=filled))
+                held += row.gram.nbytes * (1 if filled is None else 4)
             dropped = superseded_by(analysis.path, meta.previous)
             if dropped:
                 analysis = self._rewound(
                     description, analysis.path[: len(analysis.path) - len(dropped)], previous, known
                 )
-            analysis = advance(analysis, row, meta, description.groups, self._policy)
+            analysis = advance(analysis, row, meta, description.groups, self._policy, filled)
             checkpoint += 1
-        self._publish(description, publish)
-        return _Step(analysis, checkpoint, read)
+        return _Step(analysis, checkpoint, read, is_stale=self._publish(description, publish))
 
     def _rewound(
         self,
@@ -184,6 +257,7 @@ class Worker:
         known: Collection[int],
     ) -> Analysis:
         """The analysis of the kept part of a path, from the journal."""
+        estimates = Estimates(self._rows, description, lambda: known)
         analysis = start(description.groups, self._policy)
         for checkpoint in path:
             row = self._read(description, checkpoint) if checkpoint in known else None
@@ -191,7 +265,8 @@ class Worker:
                 row, meta = _lost(description, checkpoint, previous[checkpoint])
             else:
                 meta = CheckpointMeta.from_row(row)
-            analysis = advance(analysis, row, meta, description.groups, self._policy)
+            filled = estimates.of(row)
+            analysis = advance(analysis, row, meta, description.groups, self._policy, filled)
         return analysis
 
     def _read(self, description: RunDescription, checkpoint: int) -> Row | None:
@@ -206,11 +281,23 @@ class Worker:
             )
             return None
 
-    def _publish(self, description: RunDescription, rows: Sequence[PublishRow]) -> None:
-        """Hand the rows to the maps; after a restart some of them are there already."""
+    def _publish(self, description: RunDescription, rows: Sequence[PublishRow]) -> bool:
+        """Hand the rows to the maps; after a restart some of them are there already. True if with other estimates."""
         maps = self._registry.maps(description)
-        new = [row for row in rows if row.row.header.checkpoint >= maps.published()]
-        maps.publish(new)
+        published = maps.published()
+        is_stale = any(
+            row.estimates is not None
+            and maps.num_estimated(row.row.header.checkpoint) != row.estimates.num_estimated
+            for row in rows
+            if row.row.header.checkpoint < published
+        )
+        maps.publish([row for row in rows if row.row.header.checkpoint >= published])
+        return is_stale
+
+
+def _is_behind_sketches(run: Run) -> bool:
+    """Whether there are other sketches ahead of the rows than those that were last looked at."""
+    return tuple(run.sketched_ahead()) != run.looked_ahead
 
 
 def _lost(description: RunDescription, checkpoint: int, previous: int | None) -> tuple[Row, CheckpointMeta]:

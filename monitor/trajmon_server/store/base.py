@@ -4,22 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trajmon_protos.record import Row
+from trajmon_protos.sketch_record import SketchRow
 from trajmon_protos.v1 import types_pb2
+from trajmon_server.store.estimates import RowEstimates
 
-__all__ = ["AppendOutcome", "Damage", "Journal", "RowKey", "RowSource"]
+__all__ = [
+    "AppendOutcome",
+    "Damage",
+    "EstimateSource",
+    "Journal",
+    "RecordKind",
+    "RowEstimates",
+    "RowKey",
+    "RowSource",
+]
 
 AppendOutcome = Literal["stored", "duplicate"]
+
+RecordKind = Literal["row", "sketch"]
+"""Rows and sketches are kept side by side, under the same keys."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class RowKey:
-    """One stored row record."""
+    """One stored record."""
 
     checkpoint: int
     part: int
@@ -29,7 +43,7 @@ class RowKey:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A row record that failed its checksum. It is kept, out of the way."""
+    """A record that failed its checksum. It is kept, out of the way."""
 
     run_id: str
     checkpoint: int
@@ -38,6 +52,7 @@ class Damage:
     """Where it lies now."""
     reason: str
     """What is wrong with it."""
+    kind: RecordKind = "row"
 
 
 class RowSource(Protocol):
@@ -48,14 +63,26 @@ class RowSource(Protocol):
         ...
 
 
-class Journal(Protocol):
-    """The truth: every row record that was accepted, byte for byte, for ever.
+@runtime_checkable
+class EstimateSource(Protocol):
+    """What a :class:`RowSource` is besides, if it makes estimates."""
 
+    def read_estimates(self, run_id: str, checkpoint: int) -> RowEstimates | None:
+        """What sketches say of the row; None if nothing. RowMissingError or RowDamagedError if one is lost."""
+        ...
+
+
+class Journal(Protocol):
+    """The truth: every record that was accepted, byte for byte, for ever.
+
+    Where a method has no `kind`, or none is given, it is about rows.
     Methods block and may be called from several threads at once. Buffers passed in are not kept.
     All raise :class:`~trajmon_server.store.errors.JournalError`, and ValueError for a key out of range.
     """
 
-    def append(self, run_id: str, checkpoint: int, part: int, record: bytes) -> AppendOutcome:
+    def append(
+        self, run_id: str, checkpoint: int, part: int, record: bytes, kind: RecordKind = "row"
+    ) -> AppendOutcome:
         """Store a record; returns only when it is durable. The record is not parsed.
 
         The same bytes again are a ``duplicate``. ConflictError if another intact record has the key; a damaged one
@@ -63,12 +90,25 @@ class Journal(Protocol):
         """
         ...
 
-    def read(self, run_id: str, checkpoint: int, part: int = 0) -> bytes:
+    def read(self, run_id: str, checkpoint: int, part: int = 0, kind: RecordKind = "row") -> bytes:
         """The bytes of a record, unverified. RowMissingError if there is none."""
         ...
 
     def read_row(self, run_id: str, checkpoint: int, part: int = 0) -> Row:
-        """A record, verified. RowDamagedError, after setting it aside, if it fails its checksum."""
+        """A row record, verified. RowDamagedError, after setting it aside, if it fails its checksum."""
+        ...
+
+    def read_sketch(self, run_id: str, checkpoint: int, part: int = 0) -> SketchRow:
+        """A sketch record, verified. RowMissingError, or RowDamagedError after setting it aside."""
+        ...
+
+    def read_sketch_gram(
+        self, run_id: str, layer_index: int | None, checkpoints: Sequence[int]
+    ) -> list[NDArray[np.float64]]:
+        """Sketch Gram rows of one layer, [checkpoint + 1] each, or of all, [L, checkpoint + 1].
+
+        Reads those bytes only: checked for size, not for content. Errors as in :meth:`read_sketch`.
+        """
         ...
 
     def read_rows(self, run_id: str, start: int = 0, stop: int | None = None) -> Iterator[Row]:
@@ -99,7 +139,7 @@ class Journal(Protocol):
         """The header of one record: checked for size, not for content. RowMissingError or RowDamagedError."""
         ...
 
-    def parts(self, run_id: str, checkpoint: int) -> list[int]:
+    def parts(self, run_id: str, checkpoint: int, kind: RecordKind = "row") -> list[int]:
         """Part numbers of the checkpoint's stored records, ascending."""
         ...
 
@@ -107,12 +147,12 @@ class Journal(Protocol):
         """How many rows there are from 0 without a gap."""
         ...
 
-    def list_rows(self, run_id: str) -> list[RowKey]:
-        """All stored records, in order of checkpoint and part."""
+    def list_rows(self, run_id: str, kind: RecordKind = "row") -> list[RowKey]:
+        """All stored records of the kind, in order of checkpoint and part."""
         ...
 
     def list_runs(self) -> list[str]:
-        """Ids of all runs that have a run file or a row, sorted."""
+        """Ids of all runs that have a run file or a record, sorted."""
         ...
 
     def put_run_file(self, run_id: str, name: str, data: Mapping[str, Any]) -> None:
@@ -123,14 +163,16 @@ class Journal(Protocol):
         """A JSON file of the run, None if there is none. JournalError if it is not a JSON object."""
         ...
 
-    def set_aside(self, run_id: str, checkpoint: int, reason: str, part: int = 0) -> Damage:
+    def set_aside(
+        self, run_id: str, checkpoint: int, reason: str, part: int = 0, kind: RecordKind = "row"
+    ) -> Damage:
         """Move a record out of the way, keeping it. RowMissingError if there is none."""
         ...
 
-    def verify(self, run_id: str) -> list[Damage]:
-        """Check every record of the run, set the damaged ones aside, and report all that lie aside."""
+    def verify(self, run_id: str, kind: RecordKind = "row") -> list[Damage]:
+        """Check every record of the kind, set the damaged ones aside, and report all that lie aside."""
         ...
 
-    def damages(self, run_id: str) -> list[Damage]:
-        """All records of the run that lie aside, without checking the others."""
+    def damages(self, run_id: str, kind: RecordKind = "row") -> list[Damage]:
+        """All records of the kind that lie aside, without checking the others."""
         ...

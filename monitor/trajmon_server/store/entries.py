@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajmon_protos.record import PRODUCTS, Row
-from trajmon_server.store.layout import RunShape
+from trajmon_server.store.estimates import RowEstimates, group_sum
+from trajmon_server.store.layout import NO_ESTIMATES, RunShape
 
 __all__ = [
     "LOST_ATTEMPT",
@@ -18,7 +19,6 @@ __all__ = [
     "PublishRow",
     "columns",
     "entry_of",
-    "group_sum",
     "lost_entry",
     "superseded_by",
 ]
@@ -34,6 +34,8 @@ class PublishRow:
     """Complete: the sum of its parts."""
     attempt: int
     """Attempt of the run that recorded it."""
+    estimates: RowEstimates | None = None
+    """What sketches say of it; None if nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class Entry:
     """[layer, 4]"""
     group_products: NDArray[np.float64]
     """[group, 4]"""
+    estimated: int = NO_ESTIMATES
+    """Columns of the row in which something is estimated; -1 if nothing was said of the row."""
 
 
 def entry_of(item: PublishRow, run: RunShape) -> Entry:
@@ -64,6 +68,7 @@ def entry_of(item: PublishRow, run: RunShape) -> Entry:
         attempt=item.attempt,
         products=item.row.products,
         group_products=group_sum(item.row.products, run),
+        estimated=NO_ESTIMATES if item.estimates is None else item.estimates.num_estimated,
     )
 
 
@@ -72,11 +77,6 @@ def lost_entry(run: RunShape) -> Entry:
     layers = np.full((len(run.layer_names), len(PRODUCTS)), np.nan)
     groups = np.full((len(run.groups), len(PRODUCTS)), np.nan)
     return Entry(-1, np.nan, np.nan, np.nan, LOST_ATTEMPT, layers, groups)
-
-
-def group_sum(values: NDArray[np.float64], run: RunShape) -> NDArray[np.float64]:
-    """[layer, ...] to [group, ...]; NaN where any of a group's layers is NaN."""
-    return np.stack([values[list(members)].sum(axis=0) for _, members in run.groups])
 
 
 def superseded_by(row: Row) -> range:
@@ -89,7 +89,7 @@ def columns(entries: Sequence[Entry]) -> dict[str, NDArray[Any]]:
     """The entries as arrays by name, the checkpoint along the last axis."""
     found: dict[str, NDArray[Any]] = {
         name: np.array([getattr(entry, name) for entry in entries])
-        for name in ("step", "epoch", "learning_rate", "time", "attempt")
+        for name in ("step", "epoch", "learning_rate", "time", "attempt", "estimated")
     }
     for column, name in enumerate(PRODUCTS):
         found[name] = np.stack([entry.products[:, column] for entry in entries], axis=1)

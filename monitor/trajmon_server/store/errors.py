@@ -7,8 +7,8 @@ StoreError
 │   ├── JournalReadOnlyError     the directory cannot be written; nothing was stored
 │   ├── JournalUnavailableError  another system error; nothing was stored, trying later may help
 │   ├── JournalBrokenError       a write or sync was refused by the device; no append until a restart
-│   ├── RowMissingError          no such row
-│   └── RowDamagedError          a stored row failed its checksum and was set aside
+│   ├── RowMissingError          no such record
+│   └── RowDamagedError          a stored record failed its checksum and was set aside
 └── MapError                     the Zarr maps, which can be made again from the journal
     └── MapDamagedError          a chunk fails its checksum and there is no source to make it again from
 """
@@ -44,7 +44,7 @@ class ConflictError(JournalError):
     def __init__(self, key: str, stored_digest: bytes, offered_digest: bytes) -> None:
         super().__init__(
             f"{key} is stored with digest {stored_digest.hex()}, the record offered has {offered_digest.hex()}; "
-            "a stored row never changes: send the first record again, or record under a new checkpoint number"
+            "a stored record never changes: send the first record again, or record under a new checkpoint number"
         )
         self.stored_digest = stored_digest
         self.offered_digest = offered_digest
@@ -71,11 +71,11 @@ class JournalBrokenError(JournalError):
 
 
 class RowMissingError(JournalError, FileNotFoundError):
-    """No such row."""
+    """No such record."""
 
 
 class RowDamagedError(JournalError):
-    """A stored row failed its checksum and was set aside."""
+    """A stored record failed its checksum and was set aside."""
 
 
 class MapError(StoreError):

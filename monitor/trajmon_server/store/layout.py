@@ -10,6 +10,13 @@
       update_squared, update_dot, displacement_squared, displacement_dot      (layer, checkpoint)
       group_update_squared, ...                                               (group, checkpoint)
 
+From the first row with estimates on there are also, shaped like `gram` and its tail:
+
+      gram_estimate, gram_error, sketch_gram, with _tail, group_ and both
+      estimated                    coordinate over checkpoint: which rows have something in these
+
+A row without estimates has no chunks there, and a run without estimates none of these arrays.
+
 Publish order: chunks, then the arrays' own metadata, then the group's zarr.json in one atomic replace. A reader who
 takes shapes from the group's zarr.json, as `xarray.open_zarr` does, therefore never sees a row without its values.
 Strips are sealed after their rows are published; that changes no shape, and moves values from tail to sealed.
@@ -23,32 +30,63 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 
 from trajmon_protos.record import PRODUCTS
 
 __all__ = [
+    "ESTIMATE_QUANTITIES",
     "FORMAT_VERSION",
+    "FORMAT_WITH_ESTIMATES",
+    "NO_ESTIMATES",
     "PRODUCT_COLUMNS",
     "STRIP_ROWS",
     "VECTOR_CHUNK",
     "ArrayPlan",
+    "Quantity",
     "RunShape",
+    "Scope",
+    "array_name",
     "arrays",
     "attributes",
     "documents",
+    "estimate_arrays",
 ]
 
 FORMAT_VERSION = 1
+FORMAT_WITH_ESTIMATES = 2
+"""Of a store that has the arrays of sketches and estimates; without them it is one of version 1."""
 STRIP_ROWS = 64
 VECTOR_CHUNK = 4096
 PRODUCT_COLUMNS = 64
 """Checkpoints in a chunk of the update products."""
+NO_ESTIMATES = -1
+"""In `estimated`: the row came without estimates."""
+
+Scope = Literal["layer", "group"]
+Quantity = Literal["gram", "gram_estimate", "gram_error", "sketch_gram"]
+"""Matrices over checkpoints, of each layer and of each group."""
+ESTIMATE_QUANTITIES: Final[tuple[Quantity, ...]] = ("gram_estimate", "gram_error", "sketch_gram")
+
+_NOTES: Final[dict[Quantity, str]] = {
+    "gram": "inner products of the {}'s parameters; sealed rows, checkpoint_j <= checkpoint",
+    "gram_estimate": (
+        "estimates, from sketches, of the {}'s inner products that gram lacks; entries of gram are exact; "
+        "sealed rows, checkpoint_j <= checkpoint"
+    ),
+    "gram_error": (
+        "standard error of the estimate, of each entry of gram_estimate; entries of gram are exact; "
+        "sealed rows, checkpoint_j <= checkpoint"
+    ),
+    "sketch_gram": "inner products of the {}'s sketches; sealed rows, checkpoint_j <= checkpoint",
+}
 _SHARD_COLUMNS = 2048
 _SEALED_LAYERS, _SEALED_COLUMNS = 128, 512
 _TAIL_LAYERS, _TAIL_INNER_LAYERS, _TAIL_COLUMNS = 1024, 16, 256
+_SCOPES: Final[tuple[Scope, ...]] = ("layer", "group")
+_PREFIX: Final[dict[Scope, str]] = {"layer": "", "group": "group_"}
 _CRC = {"name": "crc32c"}
 _LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
 
@@ -123,13 +161,13 @@ class ArrayPlan:
 
 
 def arrays(run: RunShape) -> dict[str, ArrayPlan]:
-    """All arrays of a run's store by name.
+    """The arrays of every run's store by name.
 
     >>> plans = arrays(RunShape("a" * 32, "demo", ("w", "b"), (("network", (0, 1)),)))
     >>> plans["gram"].chunk, plans["gram"].inner
     ((2, 64, 2048), (1, 64, 512))
     """
-    layers, groups = len(run.layer_names), len(run.groups)
+    layers, groups = _count(run, "layer"), _count(run, "group")
     plans = [
         ArrayPlan("layer", ("layer",), "string", "", (layers,)),
         ArrayPlan("group", ("group",), "string", "", (groups,)),
@@ -144,41 +182,77 @@ def arrays(run: RunShape) -> dict[str, ArrayPlan]:
         _vector("attempt", "int32", "attempt of the run; -1 where the row has been lost"),
         _vector("superseded", "bool", "true where a resumed attempt took another way"),
     ]
-    for prefix, dimension, count in (("", "layer", layers), ("group_", "group", groups)):
-        dimensions = (dimension, "checkpoint", "checkpoint_j")
-        inner = min(count, _TAIL_INNER_LAYERS)
-        tail_layers = min(-(-count // inner) * inner, _TAIL_LAYERS)
+    for scope in _SCOPES:
+        plans += _matrix(run, scope, "gram")
         plans += [
             ArrayPlan(
-                f"{prefix}gram",
-                dimensions,
+                f"{_PREFIX[scope]}{product}",
+                (scope, "checkpoint"),
                 "float64",
                 np.nan,
-                (min(count, _SEALED_LAYERS), STRIP_ROWS, _SHARD_COLUMNS),
-                (1, STRIP_ROWS, _SEALED_COLUMNS),
-                f"inner products of the {dimension}'s parameters; sealed rows, checkpoint_j <= checkpoint",
-            ),
-            ArrayPlan(
-                f"{prefix}gram_tail",
-                dimensions,
-                "float64",
-                np.nan,
-                (tail_layers, 1, _SHARD_COLUMNS),
-                (inner, 1, _TAIL_COLUMNS),
-                "the same, for rows not sealed yet",
-            ),
-        ]
-        plans += [
-            ArrayPlan(
-                f"{prefix}{product}",
-                (dimension, "checkpoint"),
-                "float64",
-                np.nan,
-                (min(count, _TAIL_LAYERS), PRODUCT_COLUMNS),
+                (min(_count(run, scope), _TAIL_LAYERS), PRODUCT_COLUMNS),
             )
             for product in PRODUCTS
         ]
     return {plan.name: plan for plan in plans}
+
+
+def estimate_arrays(run: RunShape) -> dict[str, ArrayPlan]:
+    """The arrays that a store has besides, from the first row with estimates on.
+
+    >>> plans = estimate_arrays(RunShape("a" * 32, "demo", ("w", "b"), (("network", (0, 1)),)))
+    >>> len(plans), plans["group_gram_error_tail"].chunk
+    (13, (1, 1, 2048))
+    """
+    note = (
+        "entries of the row that are estimated in some layer or group; -1 where nothing was said of the row"
+    )
+    plans = [_vector("estimated", "int32", note)]
+    for scope in _SCOPES:
+        for quantity in ESTIMATE_QUANTITIES:
+            plans += _matrix(run, scope, quantity)
+    return {plan.name: plan for plan in plans}
+
+
+def array_name(scope: Scope, quantity: Quantity) -> str:
+    """Of the sealed rows; those of the tail have ``_tail`` behind it.
+
+    >>> array_name("group", "gram_error")
+    'group_gram_error'
+    """
+    return f"{_PREFIX[scope]}{quantity}"
+
+
+def _count(run: RunShape, scope: Scope) -> int:
+    return len(run.layer_names) if scope == "layer" else len(run.groups)
+
+
+def _matrix(run: RunShape, scope: Scope, quantity: Quantity) -> list[ArrayPlan]:
+    """Sealed rows and tail of a matrix over checkpoints."""
+    count = _count(run, scope)
+    inner = min(count, _TAIL_INNER_LAYERS)
+    tail_layers = min(-(-count // inner) * inner, _TAIL_LAYERS)
+    name, dimensions = array_name(scope, quantity), (scope, "checkpoint", "checkpoint_j")
+    return [
+        ArrayPlan(
+            name,
+            dimensions,
+            "float64",
+            np.nan,
+            (min(count, _SEALED_LAYERS), STRIP_ROWS, _SHARD_COLUMNS),
+            (1, STRIP_ROWS, _SEALED_COLUMNS),
+            _NOTES[quantity].format(scope),
+        ),
+        ArrayPlan(
+            f"{name}_tail",
+            dimensions,
+            "float64",
+            np.nan,
+            (tail_layers, 1, _SHARD_COLUMNS),
+            (inner, 1, _TAIL_COLUMNS),
+            "the same, for rows not sealed yet",
+        ),
+    ]
 
 
 def _vector(name: str, dtype: str, note: str) -> ArrayPlan:
@@ -186,9 +260,9 @@ def _vector(name: str, dtype: str, note: str) -> ArrayPlan:
     return ArrayPlan(name, ("checkpoint",), dtype, fill, (VECTOR_CHUNK,), note=note)
 
 
-def attributes(run: RunShape) -> dict[str, Any]:
+def attributes(run: RunShape, *, with_estimates: bool = False) -> dict[str, Any]:
     """The attributes of the store."""
-    return {
+    found: dict[str, Any] = {
         "trajmon_format": FORMAT_VERSION,
         "run_id": run.run_id,
         "run_name": run.name,
@@ -197,13 +271,21 @@ def attributes(run: RunShape) -> dict[str, Any]:
         "join": "gram = ds.gram.fillna(ds.gram_tail); group_gram = ds.group_gram.fillna(ds.group_gram_tail)",
         "coordinates": "step epoch learning_rate time attempt superseded",
     }
+    if with_estimates:
+        found["trajmon_format"] = FORMAT_WITH_ESTIMATES
+        found["coordinates"] += " estimated"
+        found["estimates"] = (
+            "gram is exact; where it is NaN, gram_estimate is an estimate, and gram_error its standard error; "
+            "join each with its tail first, as gram"
+        )
+    return found
 
 
 def documents(run: RunShape, plans: Mapping[str, ArrayPlan], length: int) -> tuple[dict[str, bytes], bytes]:
     """The zarr.json of every array by name, and the group's, for a store of `length` checkpoints."""
     own = {name: plan.document(run, length) for name, plan in plans.items()}
     root = {
-        "attributes": attributes(run),
+        "attributes": attributes(run, with_estimates="estimated" in plans),
         "zarr_format": 3,
         "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": own},
         "node_type": "group",

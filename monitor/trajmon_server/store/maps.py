@@ -5,52 +5,44 @@ layout.py says what the store looks like and in which order it is published.
 
 from __future__ import annotations
 
-import json
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trajmon_protos.record import Row
-from trajmon_server.store import layout
 from trajmon_server.store.base import RowSource
 from trajmon_server.store.chunks import encode_strings
+from trajmon_server.store.document import UnusableStore, read_stored, shown_plans, write_metadata
 from trajmon_server.store.entries import (
     LOST_ATTEMPT,
     Entry,
     PublishRow,
     columns,
     entry_of,
-    group_sum,
     lost_entry,
     superseded_by,
 )
-from trajmon_server.store.errors import MapDamagedError, RowDamagedError, RowMissingError
+from trajmon_server.store.errors import MapDamagedError
+from trajmon_server.store.estimates import Estimates, RowEstimates, group_sum
 from trajmon_server.store.files import TempFolder, exchange, replace_file, set_aside
-from trajmon_server.store.layout import STRIP_ROWS, RunShape
-from trajmon_server.store.strips import DamagedChunk, GramFiles
+from trajmon_server.store.gather import gather
+from trajmon_server.store.layout import NO_ESTIMATES, STRIP_ROWS, Quantity, RunShape, Scope
+from trajmon_server.store.sheets import Sheet, Sheets
+from trajmon_server.store.strips import DamagedChunk
+from trajmon_server.store.supply import FindingKind, MapFinding, Supply
 from trajmon_server.store.vectors import VectorFiles
 
-__all__ = ["MapFinding", "MapStore", "PublishRow", "RunShape"]
+__all__ = ["Estimates", "MapFinding", "MapStore", "PublishRow", "RowEstimates", "RunShape"]
 
 T = TypeVar("T")
 
-_MAX_REPAIRS = 4 * STRIP_ROWS
+_MAX_REPAIRS = 16 * STRIP_ROWS
 """In one action: more than the rows of the strips it can touch, so that a repair that does not help comes to an end."""
-
-
-@dataclass(frozen=True, slots=True)
-class MapFinding:
-    """Something that was wrong with the maps, and what was done about it."""
-
-    kind: Literal["damaged_chunk", "damaged_store", "lost_row"]
-    text: str
 
 
 class MapStore:
@@ -58,7 +50,7 @@ class MapStore:
 
     What is damaged is moved to ROOT/<run_id>.damaged, reported in `findings`, and made again from `source`;
     MapDamagedError without a source. OSError passes: whatever was published before stays published, and the
-    rows from `published()` on may be published again.
+    rows from `published()` on may be published again. Of a source that is no EstimateSource, no estimates come.
     """
 
     def __init__(
@@ -78,18 +70,14 @@ class MapStore:
         self._lock = threading.RLock()
         self._temp = TempFolder(root / ".tmp")
         self._prefix = f"{run.run_id}."
-        self._plans = layout.arrays(run)
-        self._vectors = VectorFiles(self.path, self._temp, self._plans, self._prefix)
-        self._layers = self._gram_files("", len(run.layer_names))
-        self._groups = self._gram_files("group_", len(run.groups))
+        plans = shown_plans(run, with_estimates=True)
+        self._vectors = VectorFiles(self.path, self._temp, plans, self._prefix)
+        self._sheets = Sheets(self.path, self._temp, plans, run, self._prefix)
         self._published = 0
-        self._lost: set[int] = set()
+        self._swaps = 0
+        """Odd while another store takes the place of this one."""
         self._temp.clean(self._prefix)
         self._open()
-
-    def _gram_files(self, prefix: str, count: int) -> GramFiles:
-        sealed, tail = self._plans[f"{prefix}gram"], self._plans[f"{prefix}gram_tail"]
-        return GramFiles(self.path, self._temp, sealed, tail, count)
 
     def published(self) -> int:
         """How many checkpoints a reader sees."""
@@ -113,8 +101,9 @@ class MapStore:
             number = item.row.header.checkpoint
             self._check(item, self._published + len(pending))
             self._add_lost(pending, number)
-            self._layers.write_row(number, item.row.gram, self._prefix)
-            self._groups.write_row(number, group_sum(item.row.gram, self._run), self._prefix)
+            if item.estimates is not None:
+                self._begin_estimates()
+            self._sheets.write(item)
             self._mark(superseded_by(item.row))
             self._add(pending, entry_of(item, self._run))
         self._add_lost(pending, stop)
@@ -129,9 +118,12 @@ class MapStore:
         shape = (len(self._run.layer_names), number + 1)
         if item.row.gram.shape != shape:
             raise ValueError(f"Gram row of checkpoint {number} has shape {item.row.gram.shape}, not {shape}")
+        if item.estimates is not None:
+            item.estimates.check(self._run, number)
 
     def _add_lost(self, pending: list[Entry], stop: int) -> None:
         while self._published + len(pending) < stop:
+            self._sheets.drop(self._published + len(pending))
             self._add(pending, lost_entry(self._run))
 
     def _add(self, pending: list[Entry], entry: Entry) -> None:
@@ -139,14 +131,22 @@ class MapStore:
         if (self._published + len(pending)) % STRIP_ROWS == 0:
             self._commit(pending)
 
+    def _begin_estimates(self) -> None:
+        """From the next commit on, the store has arrays of sketches and estimates."""
+        if not self._sheets.with_estimates:
+            self._sheets.begin_estimates()
+            self._vectors.write("estimated", 0, np.full(self._published, NO_ESTIMATES), 0)
+            self._sheets.with_estimates = True
+
     def _commit(self, pending: list[Entry]) -> None:
-        """The Gram's chunks are written: write the others, then the metadata; then seal what became complete."""
+        """The sheets' chunks are written: write the others, then the metadata; then seal what became complete."""
         if not pending:
             return
         start, stop = self._published, self._published + len(pending)
         self._mending_vectors(lambda: self._write_vectors(start, stop, pending))
         self._write_metadata(stop)
-        self._lost.update(start + i for i, entry in enumerate(pending) if entry.attempt == LOST_ATTEMPT)
+        for number, entry in enumerate(pending, start):
+            self._sheets.published(number, entry)
         self._published = stop
         pending.clear()
         if stop % STRIP_ROWS == 0:
@@ -154,16 +154,15 @@ class MapStore:
 
     def _write_vectors(self, start: int, stop: int, entries: Sequence[Entry]) -> None:
         for name, values in columns(entries).items():
-            self._vectors.write(name, start, values, start)
+            if name != "estimated" or self._sheets.with_estimates:
+                self._vectors.write(name, start, values, start)
         for name in ("checkpoint", "checkpoint_j"):
             self._vectors.fill_up(name, stop)
         self._vectors.put("superseded", (), True, start, stop)
 
     def _write_metadata(self, length: int) -> None:
-        own, root = layout.documents(self._run, self._plans, length)
-        for name, document in own.items():
-            replace_file(self._temp, self.path / name / "zarr.json", document, prefix=self._prefix)
-        replace_file(self._temp, self.path / "zarr.json", root, prefix=self._prefix)
+        plans = shown_plans(self._run, with_estimates=self._sheets.with_estimates)
+        write_metadata(self.path, self._temp, self._prefix, self._run, plans, length)
 
     def mark_superseded(self, checkpoints: Sequence[int]) -> None:
         """Mark published checkpoints as superseded. ValueError for a number that is not published."""
@@ -180,123 +179,118 @@ class MapStore:
 
     # Reading
 
-    def read_map(
-        self, scope_kind: Literal["layer", "group"], index: int, numbers: NDArray[np.integer]
-    ) -> NDArray[np.float64]:
+    def read_map(self, scope_kind: Scope, index: int, numbers: NDArray[np.integer]) -> NDArray[np.float64]:
         """The Gram of one layer or group over the checkpoints `numbers`, [n, n], symmetric; NaN where missing.
 
-        Memory beyond the result: one strip. ValueError for an index or a number that does not exist.
+        Exact entries alone. Memory beyond the result: one strip. ValueError for an index or a number that does
+        not exist.
         """
-        files, count = self._scope(scope_kind)
-        if not 0 <= index < count:
-            raise ValueError(f"{scope_kind} index {index} is not in 0..{count - 1}")
+        return self._read(scope_kind, "gram", index, numbers)
+
+    def num_estimated(self, number: int) -> int:
+        """In how many columns a published row has estimates."""
+        if not self._sheets.with_estimates:
+            return 0
+        return max(0, int(self._vectors.read("estimated", self._published)[number]))
+
+    def read_estimates(self, scope_kind: Scope, index: int, numbers: NDArray[np.integer]) -> Estimates | None:
+        """What sketches say of one layer or group over the checkpoints `numbers`; None if nothing.
+
+        ValueError for an index or a number that does not exist.
+        """
+        while True:
+            swaps = self._swaps
+            estimate = self._read(scope_kind, "gram_estimate", index, numbers)
+            error = self._read(scope_kind, "gram_error", index, numbers)
+            sketch_gram = self._read(scope_kind, "sketch_gram", index, numbers)
+            sketched = not self._sheets.rows["sketch_gram"].isdisjoint(np.asarray(numbers).tolist())
+            # An estimate of one store is not given with the standard error of another.
+            if swaps % 2 == 0 and swaps == self._swaps:
+                return Estimates(estimate, error, sketch_gram) if sketched else None
+
+    def _read(
+        self, scope: Scope, quantity: Quantity, index: int, numbers: NDArray[np.integer]
+    ) -> NDArray[np.float64]:
+        sheet = self._sheets.sheet(scope, quantity)
+        if not 0 <= index < sheet.count:
+            raise ValueError(f"{scope} index {index} is not in 0..{sheet.count - 1}")
         wanted = np.asarray(numbers, dtype=np.int64)
         stop = self._published
         if wanted.size and not (wanted.min() >= 0 and wanted.max() < stop):
             raise ValueError(
                 f"checkpoints {wanted.min()}..{wanted.max()} are not all published; there are {stop}"
             )
-        order = np.argsort(wanted, kind="stable")
-        if np.any(order[1:] < order[:-1]):
-            back = np.argsort(order, kind="stable")
-            return self.read_map(scope_kind, index, wanted[order])[np.ix_(back, back)]
-        gram = np.full((wanted.size, wanted.size), np.nan)
-        for strip in np.unique(wanted // STRIP_ROWS):
-            first, last = np.searchsorted(wanted, (strip * STRIP_ROWS, (strip + 1) * STRIP_ROWS))
-            values = self._read_strip(files, index, int(strip), stop)
-            rows = values[np.ix_(wanted[first:last] - strip * STRIP_ROWS, wanted[:last])]
-            # In a strip, the part beside the diagonal is whole; on it, only the lower half is.
-            corner = rows[:, first:]
-            upper = np.arange(last - first)[:, None] < np.arange(last - first)
-            rows[:, first:] = np.where(
-                upper & (wanted[first:last, None] != wanted[first:last]), corner.T, corner
-            )
-            gram[first:last, :last] = rows
-            gram[:first, first:last] = rows[:, :first].T
-        return gram
+        return gather(wanted, lambda strip: self._read_strip(sheet, index, strip, stop))
 
-    def _read_strip(self, files: GramFiles, index: int, strip: int, stop: int) -> NDArray[np.float64]:
+    def _read_strip(self, sheet: Sheet, index: int, strip: int, stop: int) -> NDArray[np.float64]:
+        def read() -> NDArray[np.float64]:
+            return sheet.files.read_strip(index, strip, stop, self._sheets.rows[sheet.quantity])
+
         try:
-            return files.read_strip(index, strip, stop, self._lost)
+            return read()
         except DamagedChunk:
             with self._lock:  # now nobody else seals or repairs
-                values = self._mending(files, lambda: files.read_strip(index, strip, stop, self._lost))
+                values = self._mending(sheet, read)
                 if (strip + 1) * STRIP_ROWS <= self._published:
-                    self._mending(files, partial(files.seal, strip, self._lost, self._prefix))
+                    self._mending(sheet, partial(self._seal_sheet, sheet, strip))
                 return values
-
-    def _scope(self, kind: str) -> tuple[GramFiles, int]:
-        if kind == "layer":
-            return self._layers, len(self._run.layer_names)
-        if kind == "group":
-            return self._groups, len(self._run.groups)
-        raise ValueError(f"scope kind {kind!r} is neither layer nor group")
 
     # Sealing
 
     def _seal(self, strip: int) -> None:
-        for files in (self._layers, self._groups):
-            self._mending(files, partial(files.seal, strip, self._lost, self._prefix))
-            files.trim(strip, self._keep_tail_seconds)
+        for sheet in self._sheets.shown():
+            self._mending(sheet, partial(self._seal_sheet, sheet, strip))
+            sheet.files.trim(strip, self._keep_tail_seconds)
+
+    def _seal_sheet(self, sheet: Sheet, strip: int) -> None:
+        sheet.files.seal(strip, self._sheets.rows[sheet.quantity], self._prefix)
 
     # Opening
 
     def _open(self) -> None:
-        length = self._length()
-        if length is None:
+        try:
+            stored = read_stored(self.path, self._run)
+        except UnusableStore as reason:
+            kept = set_aside(self.path, self._damaged_folder, "store")
+            self._note(
+                "damaged_store", f"{self.path.name} cannot be continued: {reason}; it was set aside as {kept}"
+            )
+            stored = None
+        if stored is None:
             self._create()
             return
-        self._published = length
+        length = self._published = stored.length
+        self._sheets.with_estimates = stored.with_estimates
         self._mending_vectors(self._check_vectors)
         for strip in range(length // STRIP_ROWS):
-            if not (self._layers.is_sealed(strip) and self._groups.is_sealed(strip)):
+            if not self._sheets.is_sealed(strip):
                 self._seal(strip)
-        for files in (self._layers, self._groups):
+        for sheet in self._sheets.shown():
             for number in range(length - length % STRIP_ROWS, length):
-                self._mending(files, partial(self._verify_row, files, number))
+                self._mending(sheet, partial(self._verify_row, sheet, number))
 
-    def _verify_row(self, files: GramFiles, number: int) -> None:
-        if number not in self._lost:
-            files.verify_row(number)
-
-    def _length(self) -> int | None:
-        """Checkpoints in the store; None if there is no store that can be continued."""
-        try:
-            document = json.loads((self.path / "zarr.json").read_bytes())
-            length = int(document["consolidated_metadata"]["metadata"]["step"]["shape"][0])
-            expected = json.loads(layout.documents(self._run, self._plans, length)[1])
-            reason = "" if document == expected else "it is of another format, or of another run"
-        except FileNotFoundError:
-            if not any(self.path.glob("gram_tail/c.*")):
-                return None  # nothing was ever published
-            reason = "its zarr.json is missing"
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            reason = f"its zarr.json cannot be read ({error})"
-        if not reason:
-            return length
-        kept = set_aside(self.path, self._damaged_folder, "store")
-        self._note(
-            "damaged_store", f"{self.path.name} cannot be continued: {reason}; it was set aside as {kept}"
-        )
-        return None
+    def _verify_row(self, sheet: Sheet, number: int) -> None:
+        if number in self._sheets.rows[sheet.quantity]:
+            sheet.files.verify_row(number)
 
     def _create(self) -> None:
-        for name in self._plans:
+        for name in shown_plans(self._run, with_estimates=False):
             (self.path / name).mkdir(parents=True, exist_ok=True)
         names = {"layer": self._run.layer_names, "group": tuple(name for name, _ in self._run.groups)}
         for name, values in names.items():
             replace_file(self._temp, self.path / name / "c.0", encode_strings(values), prefix=self._prefix)
         self._write_metadata(0)
-        self._published, self._lost = 0, set()
 
     def _check_vectors(self) -> None:
-        self._lost = set(
-            np.flatnonzero(self._vectors.read("attempt", self._published) == LOST_ATTEMPT).tolist()
-        )
-        if self._published:
-            for name, plan in self._plans.items():
+        length, with_estimates = self._published, self._sheets.with_estimates
+        estimated = np.full(length, NO_ESTIMATES, dtype=np.int32)
+        if with_estimates:
+            estimated = self._vectors.read("estimated", length)
+        self._sheets.load(self._vectors.read("attempt", length), estimated)
+        if length:
+            for name, plan in shown_plans(self._run, with_estimates=with_estimates).items():
                 if plan.inner is None and plan.dtype != "string":
-                    self._vectors.verify(name, plan.shape(self._run, 0)[0], self._published)
+                    self._vectors.verify(name, plan.shape(self._run, 0)[0], length)
 
     # Repair
 
@@ -313,26 +307,21 @@ class MapStore:
             scratch_root = self._root / ".rebuild"
             shutil.rmtree(scratch_root / self.path.name, ignore_errors=True)
             scratch = MapStore(scratch_root, self._run, rows, keep_tail_seconds=0.0)
-            scratch._publish(self._rows_of(rows, end), end)
-            for mine, new in ((self._layers, scratch._layers), (self._groups, scratch._groups)):
-                new.adopt(mine, end)
+            if self._sheets.with_estimates:
+                scratch._begin_estimates()
+            sketched = self._sheets.rows["sketch_gram"]
+            scratch._publish(self._supply(rows).rows(end, sketched.__contains__), end)
+            scratch._sheets.adopt(self._sheets, end)
+            self._swaps += 1
             exchange(scratch.path, self.path)
+            self._published, self._sheets.rows = scratch._published, scratch._sheets.rows
+            self._sheets.with_estimates = scratch._sheets.with_estimates
+            self._swaps += 1
             shutil.rmtree(scratch.path)
-            self._published, self._lost = scratch._published, scratch._lost
             self.findings += scratch.findings
 
-    def _rows_of(self, source: RowSource, stop: int) -> Iterator[PublishRow]:
-        for number in range(stop):
-            row = self._fetch(source, number)
-            if row is not None:
-                yield PublishRow(row, row.header.attempt)
-
-    def _fetch(self, source: RowSource, number: int) -> Row | None:
-        try:
-            return source.read_row(self._run.run_id, number)
-        except (RowMissingError, RowDamagedError) as error:
-            self._note("lost_row", f"checkpoint {number} is shown as missing: {error}")
-            return None
+    def _supply(self, source: RowSource) -> Supply:
+        return Supply(source, self._run.run_id, self._note)
 
     def _mending_vectors(self, action: Callable[[], None]) -> None:
         try:
@@ -342,15 +331,15 @@ class MapStore:
             self.rebuild()
             action()
 
-    def _mending(self, files: GramFiles, action: Callable[[], T]) -> T:
+    def _mending(self, sheet: Sheet, action: Callable[[], T]) -> T:
         for _ in range(_MAX_REPAIRS):
             try:
                 return action()
             except DamagedChunk as damage:
-                self._mend(files, damage)
+                self._mend(sheet, damage)
         return action()
 
-    def _mend(self, files: GramFiles, damage: DamagedChunk) -> None:
+    def _mend(self, sheet: Sheet, damage: DamagedChunk) -> None:
         if self._source is None:
             raise damage
         kept = "nothing"
@@ -364,26 +353,33 @@ class MapStore:
         start = damage.strip * STRIP_ROWS
         whole = range(start, min(start + STRIP_ROWS, self._published))
         for number in whole if damage.checkpoint is None else (damage.checkpoint,):
-            if number not in self._lost:
-                self._restore(files, number)
+            if number in self._sheets.rows[sheet.quantity]:
+                self._restore(sheet, self._supply(self._source), number)
         if damage.checkpoint is None:
-            files.seal(damage.strip, self._lost, self._prefix)
+            self._seal_sheet(sheet, damage.strip)
 
-    def _restore(self, files: GramFiles, number: int) -> None:
-        assert self._source is not None
-        row = self._fetch(self._source, number)
+    def _restore(self, sheet: Sheet, supply: Supply, number: int) -> None:
+        if sheet.quantity != "gram":
+            estimates = supply.estimates(number, expected=True)
+            values = {} if estimates is None else estimates.rows(self._run)
+            if (sheet.scope, sheet.quantity) in values:
+                self._sheets.write_sheet(sheet, number, values[sheet.scope, sheet.quantity])
+            else:
+                # All that is said of the row comes from the same sketches.
+                self.rebuild()
+            return
+        row = supply.row(number)
         if row is None:
-            self._lost.add(number)
+            self._sheets.rows["gram"].discard(number)
             lost = np.array([LOST_ATTEMPT])
             self._mending_vectors(lambda: self._vectors.write("attempt", number, lost, self._published))
             return
-        files.write_row(
-            number, row.gram if files is self._layers else group_sum(row.gram, self._run), self._prefix
-        )
+        gram = row.gram if sheet.scope == "layer" else group_sum(row.gram, self._run)
+        self._sheets.write_sheet(sheet, number, gram)
 
     @property
     def _damaged_folder(self) -> Path:
         return self._root / f"{self._run.run_id}.damaged"
 
-    def _note(self, kind: Literal["damaged_chunk", "damaged_store", "lost_row"], text: str) -> None:
+    def _note(self, kind: FindingKind, text: str) -> None:
         self.findings.append(MapFinding(kind, text))

@@ -1,9 +1,9 @@
-"""The Gram of all layers, or of all groups, on disk: sealed strips of 64 rows, and single rows before that."""
+"""A matrix over checkpoints for every layer, or every group: sealed strips of 64 rows, single rows before that."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Container, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -33,7 +33,10 @@ class DamagedChunk(MapDamagedError):
 
 
 class GramFiles:
-    """Writes and reads the Gram of `count` layers or groups. One writer at a time; readers need no lock."""
+    """Writes and reads a matrix of `count` layers or groups. One writer at a time; readers need no lock.
+
+    Where a method takes `rows`, these are the checkpoints that have a row; the others are NaN, and have no files.
+    """
 
     def __init__(
         self, folder: Path, temp: TempFolder, sealed: ArrayPlan, tail: ArrayPlan, count: int
@@ -70,25 +73,33 @@ class GramFiles:
     def _tail_inner(self) -> tuple[int, int]:
         return self._block, self._tail_columns
 
-    def is_sealed(self, strip: int) -> bool:
-        """Whether all shards of a strip are there."""
-        return all(path.exists() for path, _, _ in self._shards(strip))
+    def drop_row(self, checkpoint: int) -> None:
+        """Remove a row from the tail, if one is there."""
+        for first in range(0, self._count, self._tail.chunk[0]):
+            for column in range(0, checkpoint + 1, self._columns):
+                self._tail_path(first, checkpoint, column).unlink(missing_ok=True)
 
-    def seal(self, strip: int, lost: Collection[int], prefix: str) -> None:
-        """Write the shards of a complete strip that are not there yet, durably.
+    def is_sealed(self, strip: int, rows: Container[int]) -> bool:
+        """Whether all shards of a strip are there, or none is needed."""
+        return self._is_empty(strip, rows) or all(path.exists() for path, _, _ in self._shards(strip))
 
-        DamagedChunk if a row of the tail, not in `lost`, cannot be read.
+    def seal(self, strip: int, rows: Container[int], prefix: str) -> None:
+        """Write the shards of a complete strip that are not there yet, durably; none if it has no row.
+
+        DamagedChunk if a row of the tail cannot be read.
         """
+        if self._is_empty(strip, rows):
+            return
         for path, first, column in self._shards(strip):
             if path.exists():
                 continue
             with self._temp.file(prefix) as (fd, temporary), ExitStack() as stack:
-                rows = {
+                readers = {
                     number: stack.enter_context(self._tail_row(first, number, column))
                     for number in self._rows(strip)
-                    if number not in lost
+                    if number in rows
                 }
-                self._write_shard(ShardWriter(fd, self._sealed), strip, first, column, rows)
+                self._write_shard(ShardWriter(fd, self._sealed), strip, first, column, readers)
                 sync_data(fd)
                 temporary.replace(path)
         sync_folder(self._sealed_folder)
@@ -140,20 +151,20 @@ class GramFiles:
         for a in range(0, self._count, self._block):
             self._row(a, checkpoint)
 
-    def read_strip(self, index: int, strip: int, stop: int, lost: Collection[int]) -> NDArray[np.float64]:
+    def read_strip(self, index: int, strip: int, stop: int, rows: Container[int]) -> NDArray[np.float64]:
         """Rows of one layer or group, [rows, columns], of a strip below checkpoint `stop`; NaN above the diagonal.
 
-        DamagedChunk if something is missing or damaged, rows in `lost` excepted.
+        DamagedChunk if something is missing or damaged.
         """
         end = min((strip + 1) * STRIP_ROWS, stop)
-        sealed = self._read_sealed(index, strip)
+        sealed = None if self._is_empty(strip, rows) else self._read_sealed(index, strip)
         if sealed is not None:
             return sealed[: end - strip * STRIP_ROWS, :end]
-        rows = np.full((end - strip * STRIP_ROWS, end), np.nan)
+        values = np.full((end - strip * STRIP_ROWS, end), np.nan)
         for number in range(strip * STRIP_ROWS, end):
-            if number not in lost:
-                rows[number - strip * STRIP_ROWS, : number + 1] = self._row(index, number)
-        return rows
+            if number in rows:
+                values[number - strip * STRIP_ROWS, : number + 1] = self._row(index, number)
+        return values
 
     def _read_sealed(self, index: int, strip: int) -> NDArray[np.float64] | None:
         first = index - index % self._sealed.chunk[0]
@@ -200,6 +211,9 @@ class GramFiles:
 
     def _rows(self, strip: int) -> range:
         return range(strip * STRIP_ROWS, (strip + 1) * STRIP_ROWS)
+
+    def _is_empty(self, strip: int, rows: Container[int]) -> bool:
+        return not any(number in rows for number in self._rows(strip))
 
     def _shards(self, strip: int) -> Iterator[tuple[Path, int, int]]:
         """Path, first layer and first column of the shards of a strip."""

@@ -49,6 +49,17 @@ class KnownRun:
     """[T] 1: norm-only training. None: as a server that does not know of it."""
     lacking: list[query_pb2.OpenCheckpoint] = field(default_factory=list)
     agent: ingest_pb2.ReportStatusRequest | None = None
+    gram_error: Floats | None = None
+    """[T, T] standard errors, 0 where exact. None: nothing is an estimate."""
+    snapshot_mode: ingest_pb2.SnapshotMode.ValueType = ingest_pb2.SNAPSHOT_MODE_UNSPECIFIED
+
+    @property
+    def error(self) -> Floats:
+        """Of the map about the origin."""
+        assert self.gram_error is not None
+        lengths = np.linalg.norm(self.points, axis=1)
+        errors: Floats = self.gram_error / np.outer(lengths, lengths)
+        return errors
 
     @property
     def gram(self) -> Floats:
@@ -76,18 +87,25 @@ class KnownRun:
         about_first = self.relative_map(0)[1] if t else entries
         relative = [_mean(about_first[:i, :i]) for i in range(t)]
         modes: dict[str, NDArray[Any]] = {} if self.mode is None else {"mode": self.mode}
-        return modes | {
-            "checkpoint": np.arange(t),
-            "step": np.arange(t) * self.steps,
-            "mds": np.array(means, dtype=np.float64),
-            "relative_mds": np.array(relative, dtype=np.float64),
-            "update_angle_degrees": angle,
-            "apex_angle_origin_degrees": np.degrees(np.arccos(entries[0])) if t else np.empty(0),
-            "apex_angle_initialization_degrees": np.full(t, np.nan),
-            "parameter_norm": np.linalg.norm(self.points, axis=1),
-            "distance_from_initialization": np.linalg.norm(self.points - self.points[:1], axis=1),
-            "update_norm": np.concatenate([np.full(min(t, 1), np.nan), lengths]),
-        }
+        errors: dict[str, NDArray[Any]] = {}
+        if self.gram_error is not None:
+            errors["error:mds"] = np.array([_mean(self.error[: i + 1, : i + 1]) for i in range(t)])
+        return (
+            modes
+            | errors
+            | {
+                "checkpoint": np.arange(t),
+                "step": np.arange(t) * self.steps,
+                "mds": np.array(means, dtype=np.float64),
+                "relative_mds": np.array(relative, dtype=np.float64),
+                "update_angle_degrees": angle,
+                "apex_angle_origin_degrees": np.degrees(np.arccos(entries[0])) if t else np.empty(0),
+                "apex_angle_initialization_degrees": np.full(t, np.nan),
+                "parameter_norm": np.linalg.norm(self.points, axis=1),
+                "distance_from_initialization": np.linalg.norm(self.points - self.points[:1], axis=1),
+                "update_norm": np.concatenate([np.full(min(t, 1), np.nan), lengths]),
+            }
+        )
 
     def summary(self) -> query_pb2.RunSummary:
         """As ListRuns and GetRun give it."""
@@ -102,7 +120,11 @@ class KnownRun:
             last_time_unix_seconds=1.7e9 if t else 0.0,
             parameters=self.points.shape[1],
             open_checkpoints=len(self.lacking),
+            snapshot_mode=self.snapshot_mode,
         )
+        if self.gram_error is not None:
+            summary.sketch.CopyFrom(types_pb2.SketchSpec(version=1, seed=3, bins=4093))
+            summary.mean_directional_similarity_error = _mean(self.error)
         if self.mode is not None:
             summary.mode = (
                 types_pb2.TRAINING_MODE_NORM_ONLY if self.mode[-1] else types_pb2.TRAINING_MODE_FULL
@@ -147,6 +169,14 @@ def in_spans(t: int, *spans: tuple[int, int]) -> NDArray[np.uint8]:
     return mode
 
 
+def estimates(t: int) -> Floats:
+    """Standard errors of the last twelve of `t` rows: half of their entries with checkpoints long before."""
+    errors = np.zeros((t, t))
+    errors[t - 12 :, 1 : t - 12 : 2] = 0.003
+    both: Floats = errors + errors.T
+    return both
+
+
 def _runs() -> dict[str, KnownRun]:
     holes = walk(60, seed=3)
     holes[[17, 18, 40]] = np.nan
@@ -175,6 +205,12 @@ def _runs() -> dict[str, KnownRun]:
         KnownRun("switched", walk(60, seed=5), mode=in_spans(60, (20, 35), (48, 60))),
         KnownRun("alternating", walk(400, seed=6), mode=(np.arange(400) // 40 % 2).astype(np.uint8)),
         KnownRun("parts", walk(7, seed=7), lacking=lacking, agent=agent),
+        KnownRun(
+            "sketched",
+            walk(60, seed=8),
+            gram_error=estimates(60),
+            snapshot_mode=ingest_pb2.SNAPSHOT_MODE_ANCHORED,
+        ),
     ]
     return {run.name: run for run in found}
 
@@ -272,8 +308,15 @@ class KnownRuns(query_pb2_grpc.QueryServiceServicer):
         }
         if run.mode is not None:
             arrays["mode"] = run.mode[numbers]
+        if run.gram_error is not None:
+            arrays["gram_error"] = run.gram_error[np.ix_(numbers, numbers)]
+            arrays["error"] = run.error[np.ix_(numbers, numbers)]
         for chunk in array_chunks(arrays):
             yield query_pb2.GetMapResponse(chunk=chunk)
+
+    def GetCrossMap(self, request: Any, context: Any) -> Iterator[query_pb2.GetCrossMapResponse]:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "these runs are compared by nobody")
+        yield query_pb2.GetCrossMapResponse()
 
     def WatchRun(self, request: Any, context: Any) -> Iterator[query_pb2.WatchRunResponse]:
         summary = self._run(request.run, context).summary()

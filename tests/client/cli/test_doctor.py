@@ -198,3 +198,16 @@ def test_sync_of_an_unknown_run(trajmon: Trajmon, home: Path) -> None:
     assert result.stderr == (
         f"Error: no run 'resnte' was recorded on this machine in {home}; there are: resnet\n"
     )
+
+
+def test_sync_as_json(trajmon: Trajmon, home: Path) -> None:
+    path = make_run(home, "resnet", snapshots=2)
+    RunDir(path).acked_file.write_text('{"acked": 2}')
+    result = trajmon("sync", "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert json.loads(result.stdout) == [{"run": "resnet", "waiting": 0}]
+
+
+def test_sync_without_runs_as_json(trajmon: Trajmon, home: Path) -> None:
+    result = trajmon("sync", "--json")
+    assert (result.exit_code, json.loads(result.stdout)) == (0, [])

@@ -20,6 +20,7 @@ Trajmon = Callable[..., Result]
 COMMANDS_THAT_ASK = [
     ["runs"],
     ["show", "resnet20"],
+    ["compare", "resnet20", "five"],
     ["hallmarks", "resnet20"],
     ["export", "resnet20", "--out", "x.npz"],
 ]
@@ -39,12 +40,14 @@ def test_version(trajmon: Trajmon) -> None:
 def test_help_names_every_command_with_its_summary(trajmon: Trajmon) -> None:
     result = trajmon("--help")
     assert result.exit_code == 0
-    for name in ("runs", "show", "hallmarks", "export", "ingest", "watch", "sync", "doctor"):
+    for name in ("runs", "show", "compare", "hallmarks", "export", "ingest", "watch", "sync", "doctor"):
         assert f"{name} " in result.output
         assert COMMANDS[name].summary in result.output
 
 
-@pytest.mark.parametrize("name", ["runs", "show", "hallmarks", "export", "ingest", "watch", "sync", "doctor"])
+@pytest.mark.parametrize(
+    "name", ["runs", "show", "compare", "hallmarks", "export", "ingest", "watch", "sync", "doctor"]
+)
 def test_every_command_has_help(trajmon: Trajmon, name: str) -> None:
     result = trajmon(name, "--help")
     assert result.exit_code == 0

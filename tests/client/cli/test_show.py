@@ -314,7 +314,7 @@ def test_runs_lists_all_pages(trajmon: Trajmon, served: Any) -> None:
     assert by_name["undefined"]["mds"] is None
     assert by_name["five"]["state"] == "running"
     assert by_name["five"]["advice"]["state"] == "explore"
-    table = trajmon("runs", env=wide(120)).output
+    table = trajmon("runs", env=wide(140)).output
     assert table.splitlines()[0].split() == [
         "run",
         "state",

@@ -11,12 +11,16 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from support.house import House, describe
 from support.rows import SyntheticRun
+from support.sketched_rows import SketchedRun
 from trajmon_protos.v1 import ingest_pb2
 from trajmon_server.config import Address
 from trajmon_server.errors import ConfigError
 from trajmon_server.export.prometheus import Exporter, RunCollector
 from trajmon_server.model import CheckpointMeta
 from trajmon_server.runs.analysis import advance
+from trajmon_server.runs.control import AgentReport
+from trajmon_server.runs.estimates import Estimates
+from trajmon_server.runs.rows import Rows
 from trajmon_server.runs.run import Run
 from trajmon_server.signals.remaining_displacement import RemainingDisplacementPolicy
 
@@ -30,6 +34,30 @@ def known(house: House, source: SyntheticRun, rows: int, team: str = "local") ->
         run.accept(meta, checkpoint, 100)
         run.analysis = advance(run.analysis, row, meta, run.description.groups, RemainingDisplacementPolicy())
     run.analysed = rows
+    house.registry.add(run)
+    return run
+
+
+def sketched(house: House, source: SketchedRun) -> Run:
+    """The same of a run with holes, its sketches in the journal."""
+    run = house.registry.new(describe(source))
+    for checkpoint in range(source.num_checkpoints):
+        house.journal.append(source.run_id, checkpoint, 0, source.sketch_record(checkpoint), kind="sketch")
+    run.sketches.recovered(source.spec, range(source.num_checkpoints), {})
+    estimates = Estimates(
+        Rows(house.journal, house.registry.count_event),
+        run.description,
+        lambda: range(source.num_checkpoints),
+    )
+    for checkpoint in range(source.num_checkpoints):
+        house.journal.append(source.run_id, checkpoint, 0, source.record(checkpoint))
+        row = source.row(checkpoint)
+        meta = CheckpointMeta.from_row(row)
+        run.accept(meta, checkpoint, 100)
+        policy = RemainingDisplacementPolicy()
+        filled = estimates.of(row)
+        run.analysis = advance(run.analysis, row, meta, run.description.groups, policy, filled)
+    run.analysed = source.num_checkpoints
     house.registry.add(run)
     return run
 
@@ -90,6 +118,53 @@ def test_the_newest_runs_are_shown_up_to_the_cap(house: House) -> None:
     assert 0 < len(shown) < 6
     ((_, left_out),) = samples(collector, "trajmon_series_suppressed")
     assert left_out > 0
+
+
+def test_standard_errors_of_what_rests_on_estimates(house: House) -> None:
+    sketched(house, SketchedRun("sketched", num_checkpoints=6))
+    known(house, SyntheticRun("exact"), 6)
+    collector = RunCollector(house.registry, 1000, 300.0)
+    found = {
+        (labels["group"], labels["hallmark"]): value
+        for labels, value in samples(collector, "trajmon_hallmark_standard_error")
+        if labels["run"] == "sketched"
+    }
+    assert {group for group, _ in found} == {"network", "first"}
+    assert {name for _, name in found} == {
+        "mds",
+        "relative_mds",
+        "distance_from_initialization",
+        "apex_angle_initialization_degrees",
+        "apex_angle_origin_degrees",
+    }
+    assert all(value > 0 for value in found.values())
+    assert runs_in(samples(collector, "trajmon_hallmark_standard_error")) == ["sketched"] * len(found)
+    entries = {labels["run"]: value for labels, value in samples(collector, "trajmon_estimated_entries")}
+    # Rows 3, 4 and 5 lack one, two and three products.
+    assert entries == {"sketched": 6.0, "exact": 0.0}
+
+
+def test_the_cap_holds_with_standard_errors(house: House) -> None:
+    for index in range(4):
+        source = SketchedRun(f"sketched-{index}", seed=index, num_checkpoints=6)
+        sketched(house, source)
+    for most in (40, 80, 120, 160):
+        registry = CollectorRegistry()
+        registry.register(RunCollector(house.registry, most, 300.0))
+        exported = [
+            sample for family in registry.collect() for sample in family.samples if "run" in sample.labels
+        ]
+        assert len(exported) <= most
+
+
+def test_the_snapshots_that_a_client_keeps(house: House) -> None:
+    run = known(house, SyntheticRun("mode"), 2)
+    collector = RunCollector(house.registry, 1000, 300.0)
+    assert samples(collector, "trajmon_snapshot_mode") == []
+    report = ingest_pb2.ReportStatusRequest(snapshot_mode=ingest_pb2.SNAPSHOT_MODE_ANCHORED)
+    run.reports[""] = AgentReport.from_message(report)
+    shown = {labels["mode"]: value for labels, value in samples(collector, "trajmon_snapshot_mode")}
+    assert shown == {"exact": 0.0, "anchored": 1.0, "sketch": 0.0}
 
 
 def test_the_journals_health_is_read_at_each_scrape(house: House) -> None:

@@ -29,6 +29,7 @@ def row(trajectory: Trajectory, t: int) -> GramRow:
         update_dot=float(trajectory.update_dot[t]),
         displacement_squared=float(trajectory.displacement_squared[t]),
         displacement_dot=float(trajectory.displacement_dot[t]),
+        gram_error=None if trajectory.gram_error is None else trajectory.gram_error[t, : t + 1],
     )
 
 
@@ -39,6 +40,7 @@ def assert_agree(trajectory: Trajectory) -> None:
         assert state.checkpoints == t + 1
         newest = stream.latest(state)
         assert tuple(newest) == HALLMARKS
+        assert_same_errors(stream.latest_errors(state), series, t)
         for name, value in newest.items():
             # A cosine's last digit is 1e-6 of an angle near 0 and 180 degrees.
             atol = 3e-6 if name.endswith("degrees") else 1e-12
@@ -46,6 +48,19 @@ def assert_agree(trajectory: Trajectory) -> None:
                 value, series[name][t], rtol=1e-12, atol=atol, err_msg=f"{name} at {t}"
             )
     assert state.findings == integrity_findings(trajectory)
+
+
+def assert_same_errors(newest: dict[str, float], series: dict[str, NDArray[np.float64]], t: int) -> None:
+    for name in HALLMARKS:
+        expected = series[f"error:{name}"][t] if f"error:{name}" in series else 0.0
+        assert np.isnan(expected) == (np.isnan(series[name][t]) and f"error:{name}" in series)
+        expected = float(np.nan_to_num(expected))
+        assert (name in newest) == (expected > 0), f"{name} at {t}"
+        # An angle itself is right to 3e-6 degrees near 0 and 180 degrees, and its error moves with it.
+        rtol = 1e-5 if name.endswith("degrees") else 1e-12
+        np.testing.assert_allclose(
+            newest.get(name, 0.0), expected, rtol=rtol, atol=1e-12, err_msg=f"{name} at {t}"
+        )
 
 
 @st.composite
@@ -76,9 +91,42 @@ def trajectories(draw: st.DrawFn) -> Trajectory:
     return Trajectory(gram, *products)
 
 
+@st.composite
+def estimated_trajectories(draw: st.DrawFn) -> Trajectory:
+    """The same with estimates: any entries off the diagonal, from nearly exact to worthless, products lacking."""
+    exact = draw(trajectories())
+    t = len(exact)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    first = draw(st.integers(0, t))
+    estimated = np.tril(rng.random((t, t)) < draw(st.sampled_from([0.1, 0.5, 1.0])), -1)
+    estimated[:first] = False
+    if draw(st.booleans()):
+        estimated[:, 0] = False
+    lengths = np.sqrt(np.maximum(np.nan_to_num(exact.squared_norms), 0.0))
+    sizes = rng.random((t, t)) * draw(st.sampled_from([1e-12, 1e-4, 0.1, 2.0])) * np.outer(lengths, lengths)
+    error = np.where(estimated, sizes, 0.0)
+    error = error + error.T
+    noise = np.tril(rng.normal(size=(t, t)), -1) * error
+    lacks = estimated.any(axis=1) & (rng.random(t) < 0.7)
+    return Trajectory(
+        exact.gram + noise + noise.T,
+        exact.update_squared,
+        exact.update_dot,
+        np.where(lacks, np.nan, exact.displacement_squared),
+        np.where(lacks & (rng.random(t) < 0.8), np.nan, exact.displacement_dot),
+        gram_error=error,
+    )
+
+
 @settings(max_examples=300, deadline=None)
 @given(trajectories())
 def test_random_and_degenerate_trajectories(trajectory: Trajectory) -> None:
+    assert_agree(trajectory)
+
+
+@settings(max_examples=400, deadline=None)
+@given(estimated_trajectories())
+def test_estimates_and_their_errors(trajectory: Trajectory) -> None:
     assert_agree(trajectory)
 
 

@@ -16,94 +16,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.house import House
+from support.core import CALLER, Server, play
 from support.rows import Cut, SyntheticRun
 from trajmon_protos.record import Row, encode
 from trajmon_protos.v1 import ingest_pb2, types_pb2
-from trajmon_server.auth import LOCAL_TEAM, Principal
-from trajmon_server.config import Limits
 from trajmon_server.errors import Conflict, Exhausted, InvalidRequest, OutOfOrder, ServiceError
 from trajmon_server.ingest.quota import MAX_WRITERS
-from trajmon_server.ingest.service import Ingest
 from trajmon_server.runs.control import RunControl, Writer
 from trajmon_server.runs.parts import add_up
-from trajmon_server.runs.run import Run
 
-CALLER = Principal(LOCAL_TEAM, "write")
 RUNNING, FINISHED = ingest_pb2.RUN_PHASE_RUNNING, ingest_pb2.RUN_PHASE_FINISHED
-
-
-class Server:
-    """The server's inside, and the agents' side of the conversation with it."""
-
-    def __init__(self, folder: Path, executor: ThreadPoolExecutor, **limits: int) -> None:
-        self.folder, self.executor, self.limits = folder, executor, limits
-        self.start()
-
-    def start(self) -> None:
-        """Begin with what is on disk."""
-        self.house = House(self.folder, self.executor)
-        self.house.registry.recover()
-        limits = Limits(**{"min_free_disk_bytes": 0, **self.limits})
-        self.ingest = Ingest(
-            self.house.journal, self.house.registry, limits, self.executor, self.folder, lambda *_: None
-        )
-        self.epochs: dict[tuple[str, str], int] = {}
-
-    async def restart(self) -> None:
-        await self.house.worker.stop()
-        self.start()
-
-    def run(self, source: SyntheticRun) -> Run:
-        run = self.house.registry.find(source.run_id, LOCAL_TEAM)
-        assert run is not None
-        return run
-
-    async def open(self, source: SyntheticRun, cut: Cut, part: int, first_checkpoint: int = 0) -> int:
-        """Returns the writer's next checkpoint."""
-        name = cut.writer(part)
-        run = await self.ingest.open_run(source.part_request(cut, part, first_checkpoint), CALLER)
-        self.epochs[source.run_id, name] = run.control.writers[name].epoch
-        return run.next_for(name)
-
-    async def push(self, source: SyntheticRun, cut: Cut, part: int, record: bytes) -> int:
-        """Returns the writer's next checkpoint."""
-        name = cut.writer(part)
-        if (source.run_id, name) not in self.epochs:
-            await self.open(source, cut, part)
-        epoch = self.epochs[source.run_id, name]
-        receipt = await self.ingest.push(source.run_id, epoch, record, CALLER, name)
-        return receipt.next_checkpoint
-
-    async def hand_in(self, source: SyntheticRun, cut: Cut, part: int, checkpoint: int) -> int:
-        return await self.push(source, cut, part, source.part_record(checkpoint, cut, part))
-
-    def rows(self, source: SyntheticRun) -> Path:
-        return self.folder / "journal" / source.run_id / "rows"
-
-    def stored(self, source: SyntheticRun) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in sorted(self.rows(source).glob("*"))}
-
-    async def gram(self, source: SyntheticRun) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """As readers see it, once everything that came is worked off."""
-        run = self.run(source)
-        self.house.registry.wake(run)
-        assert await run.wait_analysed(run.num_checkpoints, 60), run.failure
-        maps = self.house.registry.maps(run.description)
-        return maps.read_map("group", 0, np.array(run.path))
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Server:
     return Server(tmp_path, ThreadPoolExecutor(4))
-
-
-def play(server: Server, scenario: Coroutine[Any, Any, None]) -> None:
-    async def whole() -> None:
-        await scenario
-        await server.house.worker.stop()
-
-    asyncio.run(whole())
 
 
 def sum_of(source: SyntheticRun, cut: Cut, checkpoint: int, path: list[int] | None = None) -> bytes:

@@ -11,6 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from trajmon_protos.record import PRODUCTS, Row, encode
+from trajmon_protos.sketch import SketchSpec
+from trajmon_protos.sketch_record import SketchRow, spec_message
 from trajmon_protos.v1 import types_pb2
 from trajmon_server.store.base import Journal
 from trajmon_server.store.journal import LocalJournal
@@ -48,6 +50,22 @@ def _row(
     return Row(header, _gram(num_layers, checkpoint), products, np.zeros(num_layers, np.uint8))
 
 
+def _sketch(
+    checkpoint: int, num_layers: int = 3, *, attempt: int = 1, dtype: str = "<f4", run_id: str = RUN_ID
+) -> SketchRow:
+    row = _row(checkpoint, num_layers, attempt=attempt, run_id=run_id)
+    values = np.arange(2 * 251 * num_layers, dtype=dtype).reshape(2, -1) - checkpoint
+    header = types_pb2.SketchHeader(
+        row=row.header, spec=spec_message(SketchSpec(251)), num_columns=values.shape[1], dtype=dtype
+    )
+    if dtype == "<i8":
+        header.first_level, header.num_levels = -1, 2
+    norms = np.arange(num_layers, dtype=np.float64) + 0.5 * checkpoint
+    return SketchRow(
+        header, norms, row.products, row.status, row.gram + 0.5, values if dtype == "<i8" else values[0]
+    )
+
+
 @pytest.fixture
 def run_id() -> str:
     return RUN_ID
@@ -57,6 +75,12 @@ def run_id() -> str:
 def make_row() -> RowMaker:
     """make_row(checkpoint, num_layers=3, *, previous=None, attempt=1, run_id=...)"""
     return _row
+
+
+@pytest.fixture(scope="session")
+def make_sketch() -> Callable[..., SketchRow]:
+    """make_sketch(checkpoint, num_layers=3, *, attempt=1, dtype="<f4", run_id=...)"""
+    return _sketch
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,7 @@ class JournalContract:
             journal.append(run_id, 0, 0, second)
         assert str(caught.value) == (
             f"checkpoint 0 part 0 of run {run_id} is stored with digest {first[-16:].hex()}, the record offered has "
-            f"{second[-16:].hex()}; a stored row never changes: send the first record again, or record under a new "
+            f"{second[-16:].hex()}; a stored record never changes: send the first record again, or record under a new "
             "checkpoint number"
         )
         assert journal.read(run_id, 0) == first

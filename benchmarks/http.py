@@ -1,0 +1,197 @@
+"""The HTTP API: maps of long runs, the list of many runs, and pages that listen while rows come.
+
+Every figure is taken on a real server process over loopback, from the request to the last byte of the answer.
+"""
+
+from __future__ import annotations
+
+import json
+import selectors
+import socket
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from benchmarks.server import Feed, wait_idle
+
+from support.house import describe
+from support.http import Web
+from support.rows import SyntheticRun
+from support.server import ServerProcess
+from trajmon_protos import record
+from trajmon_server.runs.run import RunControl
+
+NUM_RUNS = 1000
+ROWS_EACH = 6
+LISTENERS = 50
+ROUNDS = 7
+ROUND_ROWS = 150
+
+
+def long_run(data_dir: Path, name: str, count: int) -> None:
+    """A run of one layer with `count` rows in the journal, as the server writes them but for the syncs."""
+    run = SyntheticRun(name, num_layers=1, layer_size=8, num_checkpoints=count)
+    write_run(data_dir, run, count)
+
+
+def write_run(data_dir: Path, run: SyntheticRun, count: int) -> None:
+    """The same for any run."""
+    folder = data_dir / "journal" / run.run_id
+    (folder / "rows").mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps(describe(run).to_json()))
+    (folder / "control.json").write_text(json.dumps(RunControl(1, 1).to_json()))
+    for checkpoint in range(count):
+        row = run.row(checkpoint, [checkpoint - 1] if checkpoint else [])
+        if checkpoint > 1:
+            # The path is all of them; naming it in full would take a list as long for each row.
+            step, before = np.diff(run.parameters[checkpoint - 2 : checkpoint + 1], axis=0)[::-1]
+            moved, first = (
+                run.parameters[checkpoint] - run.parameters[0],
+                run.parameters[1] - run.parameters[0],
+            )
+            row.products[:, 1] = np.einsum("lp,lp->l", step, before)
+            row.products[:, 3] = np.einsum("lp,lp->l", moved, first)
+        (folder / "rows" / f"{checkpoint:08d}.0000.row").write_bytes(record.encode(row))
+
+
+def answered(web: Web, path: str, repetitions: int = 5) -> tuple[float, int]:
+    """Median seconds to the last byte, and the bytes."""
+    taken = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        answer = web.get(path)
+        taken.append(time.perf_counter() - start)
+        assert answer.status == 200, answer.text
+    return statistics.median(taken), len(answer.body)
+
+
+def figure(name: str, value: float, unit: str, limit: float | None) -> dict[str, Any]:
+    return {"name": name, "value": value, "unit": unit, "limit": limit, "ok": limit is None or value <= limit}
+
+
+def wait_known(web: Web, run: str, seconds: float = 300.0) -> None:
+    """Until the rows of a run are worked off."""
+    deadline = time.monotonic() + seconds
+    while web.get(f"/api/v1/runs/{run}/map?start=0&stop=1").status != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+def maps_and_list(folder: Path) -> list[dict[str, Any]]:
+    server = ServerProcess(folder / "reading")
+    long_run(server.data_dir, "t1000", 1000)
+    long_run(server.data_dir, "t10000", 10_000)
+    for index in range(NUM_RUNS - 2):
+        write_run(server.data_dir, SyntheticRun(f"run-{index}", num_checkpoints=ROWS_EACH), ROWS_EACH)
+    server.start()
+    try:
+        web = Web(server.addresses["http"], server.token)
+        for run in ("t1000", "t10000"):
+            wait_known(web, run)
+        wait_idle(server)
+        figures = []
+        scope = "scope=layer:layer0.weight"
+        for name, path, limit in (
+            ("map of a layer, T=1000, f32", f"/api/v1/runs/t1000/map?{scope}&format=f32", 1.0),
+            (
+                "relative map of a layer, T=1000, f32",
+                f"/api/v1/runs/t1000/map?{scope}&format=f32&relative_to=0",
+                1.0,
+            ),
+            ("map of a layer, T=1000, JSON", f"/api/v1/runs/t1000/map?{scope}", None),
+            ("map of a layer, T=1000, PNG", f"/api/v1/runs/t1000/map?{scope}&format=png", None),
+            ("map of a layer, T=10,000 reduced, f32", f"/api/v1/runs/t10000/map?{scope}&format=f32", 2.0),
+            (
+                "relative map of a layer, T=10,000 reduced, f32",
+                f"/api/v1/runs/t10000/map?{scope}&format=f32&relative_to=0",
+                2.0,
+            ),
+            ("hallmarks of a layer, T=10,000", f"/api/v1/runs/t10000/hallmarks?{scope}", None),
+            (f"list of {NUM_RUNS} runs", f"/api/v1/runs?limit={NUM_RUNS}", 0.5),
+        ):
+            seconds, size = answered(web, path)
+            figures.append(figure(name, seconds, "s", limit))
+            print(f"{name}: {seconds:.3f} s, {size / 1e6:.1f} MB", file=sys.stderr)
+        figures.append(figure("server's memory after it", server.rss_bytes() / 2**20, "MiB", 1024.0))
+        return figures
+    finally:
+        server.stop()
+
+
+class Listeners:
+    """Pages that are open on a run, in one thread that throws away what they hear."""
+
+    def __init__(self, web: Web, run: str, count: int) -> None:
+        self.heard = 0
+        self._stop = threading.Event()
+        self._sockets = []
+        host, _, port = web.address.partition(":")
+        for _ in range(count):
+            one = socket.create_connection((host, int(port)))
+            head = f"GET /api/v1/runs/{run}/events HTTP/1.1\r\nHost: {web.address}\r\n"
+            one.sendall(f"{head}Authorization: Bearer {web.token}\r\n\r\n".encode())
+            self._sockets.append(one)
+        self._thread = threading.Thread(target=self._listen)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            for one in self._sockets:
+                selector.register(one, selectors.EVENT_READ)
+            while not self._stop.is_set():
+                for key, _ in selector.select(0.2):
+                    self.heard += len(key.fileobj.recv(1 << 16)) > 0  # type: ignore[union-attr]
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        for one in self._sockets:
+            one.close()
+
+
+def pages_and_ingest(folder: Path) -> list[dict[str, Any]]:
+    """Rows a second with pages open and without, in turns, so that what else the machine does hits both alike."""
+    server = ServerProcess(folder / "listening").start()
+    try:
+        web = Web(server.addresses["http"], server.token)
+        slowdowns, rates, heard = [], [], 0
+        for turn in range(ROUNDS):
+            taken = {}
+            for count in (0, LISTENERS) if turn % 2 else (LISTENERS, 0):
+                # Runs of their own, so that both begin at row 0.
+                feed = Feed(server, f"feed-{turn}-{count}")
+                feed.push(feed.record(0))
+                listeners = Listeners(web, f"feed-{turn}-{count}", count)
+                records = [feed.record(checkpoint) for checkpoint in range(1, ROUND_ROWS)]
+                start = time.perf_counter()
+                for data in records:
+                    feed.push(data)
+                taken[count] = time.perf_counter() - start
+                wait_idle(server)
+                listeners.close()
+                heard += listeners.heard
+                feed.client.channel.close()
+            slowdowns.append(100 * (taken[LISTENERS] / taken[0] - 1))
+            rates.append(ROUND_ROWS / taken[0])
+        assert heard > LISTENERS * ROUNDS, "the pages heard nothing"
+        return [
+            figure("rows/s without pages", statistics.median(rates), "1/s", None),
+            figure(f"ingest is slower by, {LISTENERS} pages open", statistics.median(slowdowns), "%", 10.0),
+            figure("the same, spread of the rounds", max(slowdowns) - min(slowdowns), "%", None),
+        ]
+    finally:
+        server.stop()
+
+
+def run() -> list[dict[str, Any]]:
+    """All figures."""
+    with tempfile.TemporaryDirectory(prefix="trajmon-http-") as folder:
+        return [*maps_and_list(Path(folder)), *pages_and_ingest(Path(folder))]

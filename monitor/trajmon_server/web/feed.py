@@ -1,0 +1,159 @@
+"""Server-sent events: one feed for each run that somebody listens to, shared by all who do.
+
+An event is made once, however many listen, and at most one comes in a quarter of a second: pages that are open must not
+slow down a fast run. Events may therefore skip checkpoints; each tells the newest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+from trajmon_server.errors import Exhausted
+from trajmon_server.rpc.messages import advice_message
+from trajmon_server.runs.run import Run
+from trajmon_server.web.pieces import json_bytes
+from trajmon_server.web.values import PHASES, advice_json, hallmarks_json
+
+__all__ = ["HEARTBEAT_SECONDS", "MOST_LISTENERS", "Feeds"]
+
+INTERVAL_SECONDS = 0.25
+HEARTBEAT_SECONDS = 15.0
+"""A line that says nothing, so that proxies and dead connections are found out."""
+RETRY_MILLISECONDS = 2000
+MOST_LISTENERS = 256
+
+
+class Feeds:
+    """All feeds. Used on the event loop."""
+
+    def __init__(self) -> None:
+        self._feeds: dict[str, _Feed] = {}
+        self._listeners = 0
+        self._closed = False
+
+    @contextlib.contextmanager
+    def listener(self, run: Run) -> Iterator[AsyncIterator[bytes]]:
+        """A place among those who listen, and the events for it; Exhausted if there is none left."""
+        if self._listeners >= MOST_LISTENERS:
+            raise Exhausted(
+                "TOO_MANY_LISTENERS",
+                f"{self._listeners} pages listen to runs, this server has room for {MOST_LISTENERS}; close some",
+                retry_seconds=30.0,
+            )
+        run_id = run.description.run_id
+        feed = self._feeds.setdefault(run_id, _Feed(run))
+        self._listeners += 1
+        feed.listeners += 1
+        try:
+            yield feed.events(lambda: self._closed)
+        finally:
+            self._listeners -= 1
+            feed.listeners -= 1
+            if not feed.listeners:
+                feed.end()
+                del self._feeds[run_id]
+
+    def close(self) -> None:
+        """End all feeds and take no more listeners: the server stops."""
+        self._closed = True
+        for feed in self._feeds.values():
+            feed.end()
+
+
+class _Feed:
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.listeners = 0
+        self._version = 0
+        self._event = b""
+        self._ended = False
+        self._changed = asyncio.Event()
+        self._newest: tuple[int, int] | None = None
+        self._state: dict[str, Any] = {}
+        """Without words: those about silence change with every look."""
+        self._task: asyncio.Task[None] | None = None
+
+    async def events(self, closed: Callable[[], bool]) -> AsyncIterator[bytes]:
+        """The newest event at once, then each one that comes; lines without meaning between them."""
+        if self._task is None:
+            self._look()
+            self._task = asyncio.get_running_loop().create_task(self._follow())
+        yield f"retry: {RETRY_MILLISECONDS}\n\n".encode()
+        seen = 0
+        while not (self._ended or closed()):
+            changed = self._changed
+            if seen != self._version:
+                seen = self._version
+                yield self._event
+                continue
+            try:
+                await asyncio.wait_for(changed.wait(), HEARTBEAT_SECONDS)
+            except TimeoutError:
+                yield b": still here\n\n"
+
+    def end(self) -> None:
+        """No more events; who waits for one is told."""
+        self._ended = True
+        if self._task is not None:
+            self._task.cancel()
+        self._changed.set()
+
+    async def _follow(self) -> None:
+        while True:
+            change = self._run.next_change()
+            self._look()
+            # Advice also changes when nothing comes for long.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(change.wait(), HEARTBEAT_SECONDS)
+            await asyncio.sleep(INTERVAL_SECONDS)
+
+    def _look(self) -> None:
+        analysis = self._run.shown
+        newest = (self._run.generation, analysis.path[-1]) if analysis.path else None
+        state = _state(self._run)
+        told = {**state, "advice": {**state["advice"], "reason": "", "evidence": {}}}
+        if newest is not None and newest != self._newest:
+            self._say("checkpoint", newest[1], {**state, **_checkpoint(self._run)})
+        elif told != self._state:
+            # With the checkpoint all the same: a slow listener gets the newest event alone.
+            known = _checkpoint(self._run) if newest is not None else {}
+            self._say("state", newest[1] if newest else None, {**state, **known})
+        self._newest, self._state = newest, told
+
+    def _say(self, kind: str, number: int | None, data: dict[str, Any]) -> None:
+        head = f"event: {kind}\n" + ("" if number is None else f"id: {number}\n")
+        self._event = head.encode() + b"data: " + json_bytes(data) + b"\n\n"
+        self._version += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def _state(run: Run) -> dict[str, Any]:
+    report = run.agent
+    return {
+        "phase": PHASES[run.control.phase],
+        "reason": run.control.reason,
+        "attempt": run.control.attempt,
+        "checkpoints": len(run.metas) + run.num_early,
+        "superseded": run.num_checkpoints - len(run.path),
+        "open": len(run.open),
+        "failure": run.failure,
+        "pending": report.checkpoints_pending,
+        "skipped": report.checkpoints_skipped,
+        "advice": advice_json(advice_message(run.current_advice())),
+    }
+
+
+def _checkpoint(run: Run) -> dict[str, Any]:
+    analysis = run.shown
+    number = analysis.path[-1]
+    meta = run.meta(number)
+    return {
+        "checkpoint": number,
+        "step": meta.step if meta is not None and meta.step >= 0 else None,
+        "hallmarks": hallmarks_json(analysis.hallmarks).get("network", {}),
+        "errors": hallmarks_json(analysis.errors).get("network", {}),
+    }

@@ -1,0 +1,176 @@
+// Several runs side by side: maps on one colour scale, curves overlaid.
+import { $, el, fill, later, say } from "./dom.js";
+import { Address } from "./address.js";
+import { address as link, getHallmarks, getMap, getRun, getRuns, mapQuery, runPath } from "./api.js";
+import { chooseScale } from "./colors.js";
+import { showBar } from "./colorbar.js";
+import { Curves } from "./curves.js";
+import { keys } from "./keys.js";
+import { repeat } from "./live.js";
+import { MapPlot, entryName, omegaWords } from "./map.js";
+import { plotFile, saveMenu } from "./save.js";
+import { HALLMARKS, scopeWords } from "./words.js";
+
+const MOST_RUNS = 12;
+const REPEAT_SECONDS = 5;
+const STATE = ["checkpoints", "superseded", "last_time", "phase"];
+const SHOWN = ["mds", "relative_mds", "update_angle_degrees", "apex_angle_initialization_degrees", "apex_angle_origin_degrees", "parameter_norm", "distance_from_initialization", "update_norm"];
+
+const address = new Address({ run: [], scope: "network", about: "", scale: "fixed", axis: "checkpoint" });
+const cards = new Map();
+let curves = null;
+let curvesOf = "";
+let shown = [];
+let asking = null;
+let known = "";
+
+async function load() {
+  asking?.abort();
+  const { signal } = (asking = new AbortController());
+  const names = [...new Set(address.get("run"))].slice(0, MOST_RUNS);
+  showChosen(names);
+  say($("empty"), names.length ? "" : "Add two or more runs to see their maps on one scale.");
+  const scope = address.get("scope") || "network";
+  const tau = address.get("about") === "" ? null : address.get("about");
+  const problems = [];
+  const found = await Promise.all(
+    names.map(async (name) => {
+      try {
+        const [map, told, run] = await Promise.all([getMap(name, { scope, tau }, signal), getHallmarks(name, scope, signal), getRun(name, signal)]);
+        return { name, map, told, run };
+      } catch (error) {
+        if (error.name !== "AbortError" && error.status !== 0) problems.push(`${name}: ${error.message}`);
+        return error.status === 0 ? (shown.find((one) => one.name === name) ?? null) : null;
+      }
+    }),
+  );
+  if (signal.aborted) return;
+  say($("problem"), problems.join(" · "));
+  shown = found.filter((one) => one !== null).map((one, at) => ({ ...one, slot: at + 1 }));
+  showScopes();
+  await show();
+}
+
+async function show() {
+  const scope = address.get("scope") || "network";
+  const scale = chooseScale(shown.map(({ map }) => map), address.get("scale"));
+  for (const [name, card] of cards) {
+    if (!shown.some((one) => one.name === name)) {
+      card.plot.clear();
+      card.figure.remove();
+      cards.delete(name);
+    }
+  }
+  for (const { name, map, run, slot } of shown) {
+    const card = cards.get(name) ?? newCard(name);
+    $("maps").append(card.figure);
+    card.omega.textContent = omegaWords(map);
+    card.title.className = `key line-${slot}`;
+    await card.plot.show(map, { scale, phases: run.phases, findings: run.findings, bar: false, name });
+    saveMenu(card.save, [
+      ["PNG", () => plotFile(card.div, "png", name, scope)],
+      ["SVG", () => plotFile(card.div, "svg", name, scope)],
+      ["Data (.npz)", link(`${runPath(name)}/map`, { ...mapQuery({ scope, tau: map.relative_to }), format: "npz" })],
+    ]);
+  }
+  $("maps").ariaBusy = "false";
+  $("bar").hidden = !shown.length;
+  if (shown.length) showBar($("bar"), scale, `${entryName(shown[0].map)} · ${scopeWords(scope)}`, shown.some(({ map }) => map.values.some(Number.isNaN)));
+  await showCurves();
+}
+
+function newCard(name) {
+  const title = el("a", { href: `/runs/${encodeURIComponent(name)}` }, name);
+  const omega = el("span", { className: "omega" });
+  const save = el("details", { className: "menu" });
+  const div = el("div", { className: "plot square", tabIndex: 0, role: "img", "aria-label": `Trajectory map of ${name}; arrow keys move the cursor` });
+  const readout = el("p", { className: "readout", "aria-live": "polite" }, "\u00a0");
+  const figure = el("figure", { className: "panel", "data-run": name }, el("figcaption", {}, el("h2", {}, title), omega, el("span", { className: "spacer" }), save), div, readout);
+  const card = { figure, title, omega, save, div, plot: new MapPlot(div, readout) };
+  cards.set(name, card);
+  return card;
+}
+
+async function showCurves() {
+  const metrics = [...new Set(shown.flatMap(({ told }) => Object.keys(told.metrics)))].sort().slice(0, 4);
+  if (curvesOf !== metrics.join("\n") || curves === null) {
+    curves?.clear();
+    curves = new Curves($("curves"), [...SHOWN.map((id) => [id, HALLMARKS[id], [id]]), ...metrics.map((metric) => [`metric:${metric}`, metric, [`metric:${metric}`]])]);
+    curvesOf = metrics.join("\n");
+  }
+  $("curves").hidden = !shown.length;
+  const scope = address.get("scope") || "network";
+  const series = shown.map(({ name, told, slot }) => {
+    const named = Object.fromEntries(Object.entries(told.metrics).map(([metric, values]) => [`metric:${metric}`, values]));
+    return { name, slot, told: { ...told, hallmarks: { ...told.hallmarks, ...named } } };
+  });
+  const data = shown.map(({ name }) => [`Data of ${name} (CSV)`, link(`${runPath(name)}/hallmarks`, { scope, format: "csv" })]);
+  if (series.length) await curves.show(series, { axis: address.get("axis"), data });
+}
+
+function showChosen(names) {
+  fill(
+    $("chosen"),
+    names.map((name) => {
+      const remove = el("button", { type: "button", className: "chip", title: `Take ${name} out`, "aria-label": `Take ${name} out` }, name, " ✕");
+      remove.addEventListener("click", () => choose(address.get("run").filter((one) => one !== name)));
+      return el("span", { role: "listitem" }, remove);
+    }),
+  );
+}
+
+function choose(names) {
+  address.set({ run: names }, { push: true });
+  load();
+}
+
+function showScopes() {
+  const names = new Set(["network"]);
+  for (const { run } of shown) {
+    run.groups.forEach(({ name }) => name !== "network" && names.add(`group:${name}`));
+    run.layers.forEach(({ name }) => names.add(`layer:${name}`));
+  }
+  const entries = [...names];
+  if (known === entries.join("\n")) return;
+  known = entries.join("\n");
+  fill($("scopes"), entries.map((value) => el("option", { value })));
+}
+
+const suggest = later(async () => {
+  const { runs } = await getRuns({ search: $("add").value, limit: 20 }).catch(() => ({ runs: [] }));
+  fill($("known"), runs.map(({ name }) => el("option", { value: name })));
+}, 120);
+const add = () => {
+  const name = $("add").value.trim();
+  if (!name) return;
+  $("add").value = "";
+  if (!address.get("run").includes(name)) choose([...address.get("run"), name]);
+};
+$("add").addEventListener("input", suggest);
+$("add").addEventListener("focus", suggest);
+$("add").addEventListener("change", add);
+for (const id of ["scope", "about", "scale", "axis"]) {
+  $(id).addEventListener("change", () => {
+    address.set({ [id]: $(id).value }, { push: true });
+    if (id === "scale") show();
+    else if (id === "axis") showCurves();
+    else load();
+  });
+}
+const restore = () => {
+  for (const id of ["scope", "about", "scale", "axis"]) $(id).value = address.get(id);
+};
+keys([["a", "add a run", () => $("add").focus()]]);
+address.onMove(() => {
+  restore();
+  load();
+});
+restore();
+await load();
+document.body.dataset.ready = "true";
+// Maps are asked for again only where something has come.
+repeat(async () => {
+  const now = await Promise.all(shown.map(({ name }) => getRun(name).catch(() => null)));
+  const moved = now.some((run, at) => run !== null && STATE.some((key) => run[key] !== shown[at].run[key]));
+  if (moved || shown.length < address.get("run").length) await load();
+}, REPEAT_SECONDS);

@@ -1,0 +1,86 @@
+"""Several runs side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from playwright.sync_api import Page, expect
+
+from browser.conftest import Site, Watched
+from browser.runs import keep_screenshot, shown_curves, until
+from support.calls import get_hallmarks, get_map
+from support.server import Client
+
+FLOAT32 = 6e-8
+BOTH = "/compare?run=plain&run=other"
+
+
+def open_comparison(page: Page, site: Site, address: str = BOTH) -> None:
+    page.goto(site.url(address))
+    page.locator("body[data-ready]").wait_for()
+
+
+def shown(page: Page, run: str) -> dict[str, Any]:
+    told: dict[str, Any] = page.locator(f'figure[data-run="{run}"] .plot').evaluate(
+        "gd => ({z: gd.data[0].z.map(r => Array.from(r)), zmin: gd.data[0].zmin, zmax: gd.data[0].zmax})"
+    )
+    return told
+
+
+def test_maps_share_one_scale(page: Page, site: Site, client: Client) -> None:
+    open_comparison(page, site)
+    maps = {run: get_map(client, run)["map"] for run in ("plain", "other")}
+    low = min(float(entries.min()) for entries in maps.values())
+    for run, entries in maps.items():
+        told = shown(page, run)
+        np.testing.assert_allclose(told["z"], entries, rtol=0, atol=FLOAT32)
+        np.testing.assert_allclose([told["zmin"], told["zmax"]], [low, 1.0], atol=FLOAT32)
+        expect(page.locator(f'figure[data-run="{run}"] .omega')).to_have_text(f"ω = {entries.mean():.3f}")
+    keep_screenshot(page, "compare")
+
+
+def test_about_the_initialization_and_of_a_group(page: Page, site: Site, client: Client) -> None:
+    open_comparison(page, site)
+    page.locator("#about").select_option("0")
+    page.locator("#scope").fill("group:mlp")
+    page.locator("#scope").press("Enter")
+    expected = get_map(client, "other", "group:mlp", relative_to=0)["map"]
+    until(lambda: np.testing.assert_allclose(shown(page, "other")["z"], expected, rtol=0, atol=FLOAT32))
+    address = page.url
+    assert address == site.url(f"{BOTH}&about=0&scope=group%3Amlp")
+    page.reload()
+    page.locator("body[data-ready]").wait_for()
+    np.testing.assert_allclose(shown(page, "other")["z"], expected, rtol=0, atol=FLOAT32)
+
+
+def test_curves_lie_over_each_other(page: Page, site: Site, client: Client) -> None:
+    open_comparison(page, site)
+    for name in ("mds", "relative_mds", "update_angle_degrees", "distance_from_initialization"):
+        curves = shown_curves(page, name)
+        assert list(curves) == ["plain", "other"]
+        for run, (_, y) in curves.items():
+            np.testing.assert_allclose(y, get_hallmarks(client, run)[name], rtol=1e-12)
+    np.testing.assert_array_equal(
+        shown_curves(page, "metric:loss")["other"][1], get_hallmarks(client, "other")["metric:loss"]
+    )
+
+
+def test_runs_are_added_and_taken_out(page: Page, site: Site) -> None:
+    open_comparison(page, site, "/compare?run=plain")
+    page.keyboard.press("a")
+    page.keyboard.type("other")
+    page.keyboard.press("Enter")
+    expect(page.locator("#maps figure")).to_have_count(2)
+    assert page.url == site.url(BOTH)
+    page.get_by_role("button", name="Take plain out").click()
+    expect(page.locator("#maps figure")).to_have_count(1)
+    page.go_back()
+    expect(page.locator("#maps figure")).to_have_count(2)
+
+
+def test_an_unknown_run_is_named_and_the_others_stay(page: Page, site: Site, watched: Watched) -> None:
+    watched.expected = "Failed to load resource"
+    open_comparison(page, site, "/compare?run=plain&run=nobody")
+    expect(page.locator("#problem")).to_contain_text("nobody: no run named 'nobody'")
+    expect(page.locator("#maps figure")).to_have_count(1)
