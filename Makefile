@@ -8,7 +8,7 @@ TOOLS := $(VENV)-tools/.ready
 PIP := -m pip --disable-pip-version-check install --quiet --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format lint types imports proto proto-check bench faults distributed zero3 promtool clean
+.PHONY: help venv demo test check format lint types imports proto proto-check bench faults distributed api-fuzz zero3 promtool clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ faults: $(READY) promtool  ## kill, freeze and fill the disk of real processes, 
 
 distributed: $(READY)  ## every way to shard over 2, 3 and 4 processes, restarts, other numbers of processes: long
 	$(BIN)/python -m pytest --quiet --override-ini "norecursedirs=.* v1" --override-ini faulthandler_timeout=0 --timeout 900 tests/distributed
+
+api-fuzz: $(READY)  ## 100,000 generated requests: none makes the server fail
+	TRAJMON_API_REQUESTS=100000 $(BIN)/python -m pytest --quiet --override-ini faulthandler_timeout=0 --timeout 3600 tests/integration/test_http_fuzz.py
 
 # DeepSpeed's build imports PyTorch: it is installed beside the environment, without one of its own.
 $(VENV)-deepspeed/.ready: $(READY)

@@ -148,7 +148,13 @@ async def serving(settings: Settings) -> AsyncIterator[Serving]:
         http_app = make_app(
             why_not_ready=readiness.problem,
             version=version("trajmon"),
-            allowed_hosts=("127.0.0.1", "localhost", "[::1]", _host(addresses["http"].host)),
+            allowed_hosts=(
+                "127.0.0.1",
+                "localhost",
+                "[::1]",
+                _host(addresses["http"].host),
+                *settings.http_hosts,
+            ),
             authenticator=authenticator,
             sessions=Sessions(token, settings.tokens),
             activity=activity,
@@ -173,7 +179,8 @@ async def serving(settings: Settings) -> AsyncIterator[Serving]:
         stack.callback(exporter.stop)
         ingest = Ingest(journal, registry, settings.limits, writers, settings.data_dir, exporter.observe_row)
         query = Query(registry, journal, settings.limits, readers)
-        backend.open(open_readers(query, registry, journal, settings.limits, readers))
+        cross = CrossQuery(query, Rows(journal, registry.count_event), readers)
+        backend.open(open_readers(query, cross, registry, journal, settings.limits, readers))
         gate = Gate(authenticator, exporter.observe_call, activity)
         server = grpc.aio.server(
             interceptors=[gate],
@@ -183,7 +190,6 @@ async def serving(settings: Settings) -> AsyncIterator[Serving]:
         health = health_aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         ingest_pb2_grpc.add_IngestServiceServicer_to_server(IngestServicer(ingest, settings.limits), server)
-        cross = CrossQuery(query, Rows(journal, registry.count_event), readers)
         query_pb2_grpc.add_QueryServiceServicer_to_server(
             QueryServicer(query, cross, settings.limits), server
         )

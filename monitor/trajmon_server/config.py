@@ -100,6 +100,8 @@ class Settings(BaseSettings):
     grpc: str = "127.0.0.1:50051"
     http: str = "127.0.0.1:8080"
     metrics: str = "127.0.0.1:9108"
+    http_hosts: tuple[str, ...] = ()
+    """Names that browsers may ask for this server by, beside those of its own addresses; for a proxy in front."""
     tokens: tuple[TokenEntry, ...] = ()
     limits: Limits = Limits()
     worker_threads: int = Field(default=2, ge=1, le=64)

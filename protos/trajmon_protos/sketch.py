@@ -54,7 +54,7 @@ MAX_MAGNITUDE: Final = 2.0**127
 _DOMAIN: Final = b"trajmon sketch 1\x00"
 _SIZES: Final = (16381, 4093, 1021, 251)
 """Prime numbers of bins to choose from, the largest that is small beside the model."""
-_SMALL_BESIDE: Final = 32
+_SMALL_BESIDE: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class SketchSpec:
 
 
 def default_bins(numels: Sequence[int]) -> int:
-    """Bins where nobody says how many: as many as keep float32 sketches below a 32nd of float32 parameters.
+    """Bins where nobody says how many: as many as keep float32 sketches below a 20th of float32 parameters.
 
     >>> default_bins([1_000_000] * 10), default_bins([36_864] * 20)
     (16381, 1021)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from support.calls import TIMEOUT_SECONDS, open_run, push
-from support.rows import SyntheticRun
+from support.rows import SALT, SyntheticRun
 from support.server import Client
 from trajmon_protos import record
 from trajmon_protos.v1 import ingest_pb2, types_pb2
@@ -155,3 +155,27 @@ def until(check: Any, seconds: float = 30.0) -> None:
             time.sleep(0.05)
         else:
             return
+
+
+# Their ids are made here, so that all modules mean the same runs.
+_salt = SALT.set("browser")
+PLAIN = Training("plain", twin=15)
+OTHER = Training("other", seed=3, tags=("test", "second"))
+SINGLE = Training("single", num_checkpoints=1)
+GAPS = Training("gaps", seed=5, num_checkpoints=9)
+HOSTILE = Training(
+    "hostile",
+    seed=9,
+    num_checkpoints=6,
+    names=(
+        IMAGE,
+        f"<script>document.title='owned'</script>.{'a' * 290}",
+        "a%2e%2e/b",
+        "quo\"te'.w & <b>x</b>",
+        "plain.w",
+    ),
+    tags=("test", IMAGE[:40], "%2e%2e"),
+    metric="<b onmouseover=alert(1)>loss</b>",
+    others={"<i>group</i>": ("a",), 'gr"oup': ("quo",)},
+)
+SALT.reset(_salt)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import trajmon
-from browser.conftest import ARGUMENTS
+from browser.visiting import ARGUMENTS
 from support.server import ServerProcess
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -10,8 +10,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 import trajmon_server.web
-from browser.conftest import Site, Watched
 from browser.runs import keep_screenshot
+from browser.visiting import Site, Watched
 from trajmon_server.web.pages import static_digest, static_files
 
 VIEWS = {

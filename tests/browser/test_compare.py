@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from playwright.sync_api import Page, expect
 
-from browser.conftest import Site, Watched
 from browser.runs import keep_screenshot, shown_curves, until
+from browser.visiting import Site, Watched
 from support.calls import get_hallmarks, get_map
 from support.server import Client
 

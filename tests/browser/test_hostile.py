@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
-from browser.conftest import HOSTILE, Site, Watched
-from browser.runs import IMAGE, shown_map
+from browser.runs import HOSTILE, IMAGE, shown_map
+from browser.visiting import Site, Watched
 from support.calls import get_map
 from support.server import Client
 

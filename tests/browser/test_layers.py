@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from playwright.sync_api import Page, expect
 
-from browser.conftest import PLAIN, Site
-from browser.runs import keep_screenshot, shown_map, until
+from browser.runs import PLAIN, keep_screenshot, shown_map, until
+from browser.visiting import Site
 from support.calls import get_hallmarks, get_map
 from support.server import Client
 from trajmon.plot.colors import Scale, colormap, to_rgb

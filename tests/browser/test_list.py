@@ -6,8 +6,8 @@ import re
 
 from playwright.sync_api import Page, expect
 
-from browser.conftest import HOSTILE, PLAIN, Site
-from browser.runs import keep_screenshot
+from browser.runs import HOSTILE, PLAIN, keep_screenshot
+from browser.visiting import Site
 from support.calls import get_hallmarks
 from support.server import Client
 

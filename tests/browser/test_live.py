@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from browser.conftest import TIMEOUT_MS, Site, Watched, run_server
 from browser.runs import Pushed, Training, shown_curves, shown_map, until
+from browser.visiting import TIMEOUT_MS, Site, Watched, run_server
 from support.calls import get_map
 from support.server import Client, ServerProcess
 from trajmon_protos.v1.ingest_pb2 import RunPhase
@@ -109,6 +109,7 @@ def test_a_stopped_server_is_said_and_the_page_goes_on_when_it_is_back(
         shows(page, client, "outlasting", 5)
         http = own_server.addresses["http"]
         own_server.kill()
+        expect(page.locator("#banner")).to_be_visible()
         expect(page.locator("#banner")).to_contain_text("The server does not answer.")
         # What was there stays, and a click does no harm.
         page.locator("#scope").select_option("group:mlp")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, expect
 
-from browser.conftest import TIMEOUT_MS, Site, Watched, run_server
 from browser.runs import Training, shown_map, until
+from browser.visiting import TIMEOUT_MS, Site, Watched, run_server
 from support.calls import get_map
 from support.house import House
 from support.server import Client

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from playwright.sync_api import Page, expect
 
-from browser.conftest import PLAIN, Site, Watched
-from browser.runs import keep_screenshot, shown_curves, shown_map, until
+from browser.runs import PLAIN, keep_screenshot, shown_curves, shown_map, until
+from browser.visiting import Site, Watched
 from support.calls import get_hallmarks, get_map, get_run
 from support.server import Client
 from trajmon_server.hallmarks.random_walk_null import random_walk_null

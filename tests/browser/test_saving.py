@@ -11,7 +11,7 @@ import pytest
 from matplotlib.image import imread
 from playwright.sync_api import Page
 
-from browser.conftest import Site
+from browser.visiting import Site
 from support.calls import get_hallmarks, get_map
 from support.server import Client
 

@@ -64,6 +64,7 @@ def test_exported_members() -> None:
         "Interleave",
         "Recorder",
         "RecorderStatus",
+        "SketchSpec",
         "SwitchReport",
         "View",
         "errors",

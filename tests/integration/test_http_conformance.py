@@ -18,10 +18,11 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from support.calls import push_all
+from support.calls import push, push_all
 from support.http import Web
 from support.rows import SyntheticRun
 from support.server import Client, ServerProcess
+from support.sketches import sketch_record
 
 REQUESTS = 200
 CHECKS = [
@@ -32,6 +33,7 @@ CHECKS = [
 ]
 KNOWN = {
     "run": st.sampled_from(["demo", "demo", "demo", None]),
+    "other": st.sampled_from(["demo", "demo", "demo", None]),
     "path": st.sampled_from(["zarr.json", "step/c.0", None]),
     "scope": st.sampled_from(["network", "group:first", "layer:layer1.weight", None]),
 }
@@ -44,6 +46,7 @@ OPERATIONS = {
     "getLayers",
     "getSpectrum",
     "getNull",
+    "getCrossMap",
     "getZarrFile",
     "watchRun",
 }
@@ -52,7 +55,10 @@ OPERATIONS = {
 @pytest.fixture(scope="module")
 def web(shared_server: ServerProcess) -> Web:
     with Client(shared_server.addresses["grpc"], shared_server.token) as client:
-        push_all(client, SyntheticRun("demo", num_checkpoints=5))
+        run = SyntheticRun("demo", num_checkpoints=5)
+        epoch = push_all(client, run)
+        for checkpoint in range(run.num_checkpoints):
+            push(client, run, epoch, sketch_record(run, checkpoint))
     return Web(shared_server.addresses["http"], shared_server.token)
 
 

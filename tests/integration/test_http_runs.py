@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 
 from support.calls import get_run, open_part, open_run, push, push_all, push_part, report
 from support.http import Web
 from support.rows import Cut, SyntheticRun
 from support.server import Client, ServerProcess
+from support.sketches import sketch_record
 from trajmon_protos.v1 import ingest_pb2
 
 
@@ -181,3 +183,29 @@ def test_hostile_names_of_layers(web: Web, team_client: Client) -> None:
             assert answer.status == 200
             assert b"<img" not in answer.body
     assert [layer["name"] for layer in web.json("/api/v1/runs/hostile-layers/layers")["layers"]] == names
+
+
+def test_a_map_across_runs(web: Web, team_client: Client) -> None:
+    first, second = (
+        SyntheticRun(name, seed=seed, num_checkpoints=9) for name, seed in (("cross-a", 1), ("cross-b", 2))
+    )
+    for run in (first, second):
+        epoch = push_all(team_client, run)
+        for checkpoint in range(9):
+            push(team_client, run, epoch, sketch_record(run, checkpoint))
+    told = web.json("/api/v1/cross?run=cross-a&other=cross-b")
+    a, b = (run.parameters.reshape(9, -1) for run in (first, second))
+    cosines = a @ b.T / np.outer(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1))
+    # Layers of five elements are kept whole in eleven bins.
+    np.testing.assert_allclose(told["map"], cosines, atol=1e-12)
+    few = web.json("/api/v1/cross?run=cross-a&other=cross-b&size=3")
+    assert few["checkpoint"] == [0, 4, 8]
+    np.testing.assert_allclose(few["map"], cosines[::4, ::4], atol=1e-12)
+    for query, status, text in (
+        ("run=cross-a", 400, "names a run"),
+        ("run=cross-a&other=nobody", 404, "nobody"),
+        ("run=cross-a&other=cross-b&scope=layer:none", 404, "none"),
+    ):
+        answer = web.get(f"/api/v1/cross?{query}")
+        assert answer.status == status
+        assert text in answer.text

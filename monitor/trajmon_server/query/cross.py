@@ -80,11 +80,19 @@ class CrossQuery:
         self._executor = executor
 
     async def map(
-        self, run_name: str, other_name: str, scope_text: str, caller: Principal, *, from_initialization: bool
+        self,
+        run_name: str,
+        other_name: str,
+        scope_text: str,
+        caller: Principal,
+        *,
+        from_initialization: bool,
+        most: int = SIDE_CHECKPOINTS,
     ) -> CrossAnswer:
         """Cosines and distances between the checkpoints of two runs, on their paths, that have sketches.
 
-        About the initializations, checkpoint 0 of both, if `from_initialization`.
+        About the initializations, checkpoint 0 of both, if `from_initialization`. `most`: checkpoints of each run,
+        evenly chosen, with both ends.
         """
         run, other = (self._query.require(name, caller) for name in (run_name, other_name))
         scope, index = find_scope(run, scope_text)
@@ -92,7 +100,9 @@ class CrossQuery:
             await self._query.caught_up(each)
         columns = _common_columns(run, other)
         members = [index] if scope.kind == "layer" else list(run.description.groups[index].layers)
-        numbers, others = (_sketched(each, columns, members, from_initialization) for each in (run, other))
+        numbers, others = (
+            _sketched(each, columns, members, from_initialization, most) for each in (run, other)
+        )
 
         def compute() -> CrossMap:
             sides = [
@@ -158,7 +168,7 @@ def _refuse_other_layers(first: RunDescription, second: RunDescription) -> None:
 
 
 def _sketched(
-    run: Run, columns: SketchColumns, members: Sequence[int], from_initialization: bool
+    run: Run, columns: SketchColumns, members: Sequence[int], from_initialization: bool, limit: int
 ) -> list[int]:
     """Checkpoints on the path that have sketches, as many as an answer holds, evenly chosen with both ends."""
     numbers = [number for number in run.analysis.path if number in run.sketches.known]
@@ -172,7 +182,7 @@ def _sketched(
             ]
         )
     width = sum(columns.widths(members)) or 1
-    most = max(2, min(SIDE_CHECKPOINTS, SIDE_BYTES // (8 * width)))
+    most = max(2, min(limit, SIDE_CHECKPOINTS, SIDE_BYTES // (8 * width)))
     if len(numbers) <= most:
         return numbers
     return [numbers[place] for place in np.linspace(0, len(numbers) - 1, most).round().astype(int)]

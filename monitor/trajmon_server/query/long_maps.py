@@ -26,7 +26,6 @@ from trajmon_server.runs.rows import Rows
 from trajmon_server.runs.run import Run
 from trajmon_server.store.errors import RowDamagedError, RowMissingError, StoreError
 from trajmon_server.store.layout import STRIP_ROWS
-from trajmon_server.store.maps import MapStore
 
 __all__ = ["LongMap", "LongMaps"]
 
@@ -121,7 +120,7 @@ class LongMaps:
         strip = tau // STRIP_ROWS
 
         def read() -> NDArray[np.float64]:
-            rows = _read_strip(self._registry.maps(run.description), scope, index, strip)
+            rows = self._registry.maps(run.description).read_strip(scope.kind, index, strip)
             return np.asarray(rows[tau - strip * STRIP_ROWS, numbers[: position + 1]], dtype=np.float64)
 
         row = await self._run(read)
@@ -172,7 +171,7 @@ class LongMaps:
             if strip * STRIP_ROWS >= published:
                 yield GramStrip(first, np.full((len(wanted), len(columns)), np.nan))
                 continue
-            rows = _read_strip(maps, scope, index, strip)
+            rows = maps.read_strip(scope.kind, index, strip)
             if len(rows) <= wanted[-1] or rows.shape[1] <= columns[-1]:
                 # Lost rows at the very end are published with the next row only.
                 whole = np.full((STRIP_ROWS, int(columns[-1]) + 1), np.nan)
@@ -204,8 +203,3 @@ class LongMaps:
             raise Unavailable(
                 "STORE_UNAVAILABLE", f"stored data cannot be read: {error}", retry_seconds=5.0
             ) from error
-
-
-def _read_strip(maps: MapStore, scope: Scope, index: int, strip: int) -> NDArray[np.float64]:
-    sheet = maps._sheets.sheet(scope.kind, "gram")
-    return maps._read_strip(sheet, index, strip, maps.published())

@@ -127,7 +127,7 @@ def thinned(count: int, most: int) -> list[int]:
 
 def sparkline(run: Run) -> Sequence[float]:
     """MDS of the network over the run, at most 64 values, evenly spread; NaN where undefined."""
-    trace: Sequence[float] = getattr(run.analysis, "mds_trace", ())
+    trace: Sequence[float] = run.shown.mds_trace
     return [trace[position] for position in thinned(len(trace), SPARKLINE_POINTS)]
 
 

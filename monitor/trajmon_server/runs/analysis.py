@@ -43,6 +43,8 @@ class Analysis:
     """Standard errors of those values that rest on estimates, by group."""
     history: tuple[tuple[int, AdviceState], ...] = ()
     """Where the advice changed: number of the checkpoint, and the state from there on."""
+    mds_trace: tuple[float, ...] = ()
+    """The network's MDS as of each checkpoint of the path; NaN where undefined."""
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -120,7 +122,8 @@ def advance(
     history = analysis.history
     if not history or history[-1][1] != advice.state:
         history = (*history, (row.header.checkpoint, advice.state))
-    return Analysis(path, streams, policy_state, advice, hallmarks, errors, history)
+    trace = (*analysis.mds_trace, hallmarks[network].get("mds", math.nan))
+    return Analysis(path, streams, policy_state, advice, hallmarks, errors, history, trace)
 
 
 def _displacement_squared(

@@ -222,6 +222,10 @@ class MapStore:
             )
         return gather(wanted, lambda strip: self._read_strip(sheet, index, strip, stop))
 
+    def read_strip(self, scope_kind: Scope, index: int, strip: int) -> NDArray[np.float64]:
+        """The exact Gram's rows of one strip, as far as they are published, [rows, columns]; NaN where missing."""
+        return self._read_strip(self._sheets.sheet(scope_kind, "gram"), index, strip, self._published)
+
     def _read_strip(self, sheet: Sheet, index: int, strip: int, stop: int) -> NDArray[np.float64]:
         def read() -> NDArray[np.float64]:
             return sheet.files.read_strip(index, strip, stop, self._sheets.rows[sheet.quantity])

@@ -12,6 +12,7 @@ from trajmon_server.config import Limits
 from trajmon_server.errors import Unavailable
 from trajmon_server.ingest.quota import ByteBudget
 from trajmon_server.query.core import Query
+from trajmon_server.query.cross import CrossQuery
 from trajmon_server.query.layers import LayerReader
 from trajmon_server.query.long_maps import LongMaps
 from trajmon_server.query.published import Published
@@ -34,6 +35,7 @@ class Readers:
     """Whoever knows the answers."""
 
     query: Query
+    cross: CrossQuery
     long_maps: LongMaps
     layers: LayerReader
     published: Published
@@ -82,13 +84,14 @@ class Backend:
 
 
 def open_readers(
-    query: Query, registry: Registry, journal: Journal, limits: Limits, executor: Executor
+    query: Query, cross: CrossQuery, registry: Registry, journal: Journal, limits: Limits, executor: Executor
 ) -> Readers:
     """Whoever knows the answers, over one journal."""
     rows = Rows(journal, registry.count_event)
     largest = 3 * 8 * limits.max_map_checkpoints**2
     return Readers(
         query=query,
+        cross=cross,
         long_maps=LongMaps(query, registry, rows, limits, executor),
         layers=LayerReader(rows, registry, executor),
         published=Published(registry, executor),

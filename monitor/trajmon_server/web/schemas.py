@@ -9,6 +9,7 @@ from trajmon_server.query.overview import KINDS
 from trajmon_server.web.values import ADVICE_STATES, MODES, PHASES, SNAPSHOT_MODES
 
 __all__ = [
+    "CROSS",
     "HALLMARKS",
     "LAYERS",
     "MAP",
@@ -254,6 +255,24 @@ LAYERS = {
     **_object(_LAYERS),
     "properties": {**_LAYERS, "errors": _list(_ENTRIES, "standard errors, if has_error; 0 where exact")},
 }
+
+_CROSS_ROWS = _list(_list(UNDEFINED), "a row for each checkpoint of `run`, an entry for each of `other`")
+CROSS = _object(
+    {
+        "run": TEXT,
+        "other": TEXT,
+        "scope": TEXT,
+        "from_initialization": FLAG,
+        "map": _CROSS_ROWS,
+        "error": _CROSS_ROWS,
+        "distance": _CROSS_ROWS,
+        "distance_error": _CROSS_ROWS,
+        "checkpoint": _list(COUNT),
+        "step": _list(INTEGER),
+        "other_checkpoint": _list(COUNT),
+        "other_step": _list(INTEGER),
+    }
+)
 
 _SPECTRUM_OF = _object(
     {

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from trajmon_server.web import schemas
 from trajmon_server.web.backend import Backend
+from trajmon_server.web.cross_answers import cross_map
 from trajmon_server.web.curve_answers import hallmarks
 from trajmon_server.web.endpoints import Call, Endpoint
 from trajmon_server.web.layer_answers import layers
@@ -147,6 +148,20 @@ ENDPOINTS = (
             choice("format", "form of the answer", ("json", "f32"), default="json"),
         ),
         {"application/json": schemas.NULL, "application/vnd.trajmon.f32": {}},
+    ),
+    Endpoint(
+        f"{PREFIX}/cross",
+        "getCrossMap",
+        "Cosines and distances between the checkpoints of two runs, from their sketches",
+        cross_map,
+        (
+            text("run", "name or id of a run", longest=300, default=""),
+            text("other", "name or id of another", longest=300, default=""),
+            _SCOPE,
+            flag("from_initialization", "between the displacements from each run's checkpoint 0"),
+            whole("size", "checkpoints of each run at most, evenly chosen", least=2, most=256, default=128),
+        ),
+        {"application/json": schemas.CROSS},
     ),
     Endpoint(
         f"{_RUN}/zarr/{{path:path}}",

@@ -5,8 +5,14 @@ import { UNDEFINED, short, whole } from "./words.js";
 /** What each word means, in one line. */
 export const ADVICE = {
   explore: { title: "Train everything", meaning: "The parameters are still on their way." },
-  candidate: { title: "Nearly settled", meaning: "The forecast is small for the first time; go on until it is confirmed." },
-  switch: { title: "Switch to norm-only training", meaning: "From here, training only the scalars of the normalisation layers should cost little." },
+  candidate: {
+    title: "Nearly settled",
+    meaning: "The forecast is small for the first time; go on until it is confirmed.",
+  },
+  switch: {
+    title: "Switch to norm-only training",
+    meaning: "From here, training only the scalars of the normalisation layers should cost little.",
+  },
   resume: { title: "Train everything again", meaning: "Since the switch the direction has begun to move again." },
   unknown: { title: "No advice", meaning: "Nothing can be said from what is there." },
 };
@@ -15,7 +21,10 @@ const percent = (value) => (Number.isFinite(value) ? `${(100 * value).toPrecisio
 
 // By the names that policies give their evidence; another name is shown as it is.
 const EVIDENCE = {
-  forecast_remaining_displacement: ["Way still ahead, if training went on as long again", (v) => `${percent(v)} of the way so far`],
+  forecast_remaining_displacement: [
+    "Way still ahead, if training went on as long again",
+    (v) => `${percent(v)} of the way so far`,
+  ],
   threshold: ["A switch is advised under", percent],
   low_forecasts_in_a_row: ["Forecasts under it in a row", whole],
   forecast_drift: ["of the way ahead, steady drift", percent],
@@ -27,7 +36,15 @@ const EVIDENCE = {
 };
 
 /** A badge with the word, coloured by it. */
-export const adviceBadge = (state) => el("span", { className: `badge advice-${state in ADVICE ? state : "unknown"}`, title: (ADVICE[state] ?? ADVICE.unknown).meaning }, state);
+export const adviceBadge = (state) =>
+  el(
+    "span",
+    {
+      className: `badge advice-${state in ADVICE ? state : "unknown"}`,
+      title: (ADVICE[state] ?? ADVICE.unknown).meaning,
+    },
+    state,
+  );
 
 /** Fill an element with the advice, its evidence and its history. `last`: newest checkpoint. */
 export function showAdvice(parent, run) {
@@ -44,24 +61,53 @@ export function showAdvice(parent, run) {
   parent.dataset.state = advice.state;
   fill(
     parent,
-    el("div", { className: "advice-head" }, adviceBadge(advice.state), el("strong", {}, known.title), el("span", { className: "dim" }, `as of checkpoint ${whole(advice.checkpoint)}`)),
+    el(
+      "div",
+      { className: "advice-head" },
+      adviceBadge(advice.state),
+      el("strong", {}, known.title),
+      el("span", { className: "dim" }, `as of checkpoint ${whole(advice.checkpoint)}`),
+    ),
     el("p", { className: "advice-words" }, advice.reason || known.meaning),
     timeline(history, run),
-    rows.length ? el("details", { open }, el("summary", {}, "Evidence"), el("table", { className: "plain" }, el("tbody", {}, rows)), el("p", { className: "notes" }, `Policy ${advice.policy}. A forecast, not a measurement.`)) : null,
+    rows.length
+      ? el(
+          "details",
+          { open },
+          el("summary", {}, "Evidence"),
+          el("table", { className: "plain" }, el("tbody", {}, rows)),
+          el("p", { className: "notes" }, `Policy ${advice.policy}. A forecast, not a measurement.`),
+        )
+      : null,
   );
 }
 
 function timeline(history, run) {
   if (!history.length) return null;
   const end = Math.max(run.advice.checkpoint, history.at(-1).checkpoint) + 1;
-  const parts = history.map(({ checkpoint, state }, at) => ({ state, from: checkpoint, to: history[at + 1]?.checkpoint ?? end }));
+  const parts = history.map(({ checkpoint, state }, at) => ({
+    state,
+    from: checkpoint,
+    to: history[at + 1]?.checkpoint ?? end,
+  }));
   const bar = el("div", { className: "timeline", "aria-hidden": "true" });
   for (const { state, from, to } of parts) {
-    const part = el("span", { className: `advice-${state in ADVICE ? state : "unknown"}`, title: `${state}: ${from} to ${to - 1}` });
+    const part = el("span", {
+      className: `advice-${state in ADVICE ? state : "unknown"}`,
+      title: `${state}: ${from} to ${to - 1}`,
+    });
     part.style.flexGrow = Math.max(to - from, 0.001);
     bar.append(part);
   }
   const shown = parts.length > 8 ? parts.slice(-8) : parts;
-  const words = shown.map(({ state, from, to }, at) => `${state} ${at === shown.length - 1 ? `from ${from}` : to - 1 > from ? `${from}–${to - 1}` : from}`);
-  return el("div", { className: "history" }, bar, el("p", { className: "notes" }, `${parts.length > 8 ? "… · " : ""}${words.join(" · ")}`));
+  const words = shown.map(
+    ({ state, from, to }, at) =>
+      `${state} ${at === shown.length - 1 ? `from ${from}` : to - 1 > from ? `${from}–${to - 1}` : from}`,
+  );
+  return el(
+    "div",
+    { className: "history" },
+    bar,
+    el("p", { className: "notes" }, `${parts.length > 8 ? "… · " : ""}${words.join(" · ")}`),
+  );
 }

@@ -15,8 +15,12 @@ export const runPath = (run) => `/api/v1/runs/${encodeURIComponent(run)}`;
 
 /** An address with a query; empty values are left out, lists stand once for each entry. */
 export function address(path, query = {}) {
-  const all = Object.entries(query).flatMap(([name, value]) => (Array.isArray(value) ? value : [value]).map((one) => [name, one]));
-  const text = new URLSearchParams(all.filter(([, value]) => value !== null && value !== undefined && value !== "")).toString();
+  const all = Object.entries(query).flatMap(([name, value]) =>
+    (Array.isArray(value) ? value : [value]).map((one) => [name, one]),
+  );
+  const text = new URLSearchParams(
+    all.filter(([, value]) => value !== null && value !== undefined && value !== ""),
+  ).toString();
   return text ? `${path}?${text}` : path;
 }
 
@@ -33,8 +37,14 @@ async function ask(path, query, signal) {
   if (answer.ok) return answer;
   const told = await answer.json().catch(() => ({}));
   if (answer.status === 401) refused();
-  if (told.reason === "NOT_READY" && answer.status === 503 && /starting/.test(told.detail)) lost("The server is starting.");
-  throw new Problem(answer.status, told.reason ?? "", told.detail ?? `The server answered ${answer.status}.`, told.violations);
+  if (told.reason === "NOT_READY" && answer.status === 503 && /starting/.test(told.detail))
+    lost("The server is starting.");
+  throw new Problem(
+    answer.status,
+    told.reason ?? "",
+    told.detail ?? `The server answered ${answer.status}.`,
+    told.violations,
+  );
 }
 
 /** A JSON answer. */
@@ -59,10 +69,12 @@ export const mapQuery = ({ scope, tau = null, kernel = "linear", superseded = fa
 });
 
 /** A map: {n, values, error, ...head}; `values` and `error` are [n x n] float32, `error` null where all is exact. */
-export const getMap = async (run, query, signal) => blocks(await ask(`${runPath(run)}/map`, { ...mapQuery(query), format: "f32" }, signal));
+export const getMap = async (run, query, signal) =>
+  blocks(await ask(`${runPath(run)}/map`, { ...mapQuery(query), format: "f32" }, signal));
 
 /** The map of a random walk with the run's learning rates, in the same form. */
-export const getNull = async (run, scope, signal) => blocks(await ask(`${runPath(run)}/null`, { scope, format: "f32" }, signal));
+export const getNull = async (run, scope, signal) =>
+  blocks(await ask(`${runPath(run)}/null`, { scope, format: "f32" }, signal));
 
 /** Eigenvalues of map and Gram. */
 export const getSpectrum = (run, scope, signal) => getJson(`${runPath(run)}/spectrum`, { scope }, signal);
@@ -77,7 +89,12 @@ export async function getLayers(run, size, signal) {
 async function blocks(answer) {
   const { head, numbers } = await binary(answer);
   const n = head.shape[0];
-  return { ...head, n, values: numbers.subarray(0, n * n), error: head.has_error ? numbers.subarray(n * n, 2 * n * n) : null };
+  return {
+    ...head,
+    n,
+    values: numbers.subarray(0, n * n),
+    error: head.has_error ? numbers.subarray(n * n, 2 * n * n) : null,
+  };
 }
 
 /** Length of the head (uint32, little-endian), the head as JSON, then float32 numbers. */

@@ -12,5 +12,12 @@ export function showBar(parent, scale, words, someUndefined) {
   const digits = scaleDigits(scale);
   const swatch = el("span", { className: "swatch" });
   swatch.style.background = UNDEFINED_COLOR;
-  fill(parent, el("span", {}, words), el("span", { className: "end" }, scale[0].toFixed(digits)), canvas, el("span", { className: "end" }, scale[1].toFixed(digits)), someUndefined ? el("span", { className: "key-undefined" }, swatch, "undefined") : null);
+  fill(
+    parent,
+    el("span", {}, words),
+    el("span", { className: "end" }, scale[0].toFixed(digits)),
+    canvas,
+    el("span", { className: "end" }, scale[1].toFixed(digits)),
+    someUndefined ? el("span", { className: "key-undefined" }, swatch, "undefined") : null,
+  );
 }

@@ -8,7 +8,10 @@ export const STEPS = 256;
 export const TABLE = colormap(STEPS);
 
 /** The same for plotly.js: [[0, "rgb(...)"], ..., [1, "rgb(...)"]]. */
-export const COLORSCALE = Array.from({ length: STEPS }, (_, i) => [i / (STEPS - 1), `rgb(${TABLE.subarray(3 * i, 3 * i + 3).join(",")})`]);
+export const COLORSCALE = Array.from({ length: STEPS }, (_, i) => [
+  i / (STEPS - 1),
+  `rgb(${TABLE.subarray(3 * i, 3 * i + 3).join(",")})`,
+]);
 
 function colormap(steps) {
   const table = new Uint8ClampedArray(3 * steps);
@@ -30,7 +33,7 @@ function oklab(lightness, a, b) {
   const linear = [
     4.0767416621 * l - 3.3077115913 * m + 0.2309699292 * s,
     -1.2684380046 * l + 2.6097574011 * m - 0.3413193965 * s,
-    -0.0041960863 * l - 0.7034186147 * m + 1.7076147010 * s,
+    -0.0041960863 * l - 0.7034186147 * m + 1.707614701 * s,
   ];
   return linear.map((value) => {
     const clipped = Math.min(1, Math.max(0, value));

@@ -14,7 +14,16 @@ import { HALLMARKS, scopeWords } from "./words.js";
 const MOST_RUNS = 12;
 const REPEAT_SECONDS = 5;
 const STATE = ["checkpoints", "superseded", "last_time", "phase"];
-const SHOWN = ["mds", "relative_mds", "update_angle_degrees", "apex_angle_initialization_degrees", "apex_angle_origin_degrees", "parameter_norm", "distance_from_initialization", "update_norm"];
+const SHOWN = [
+  "mds",
+  "relative_mds",
+  "update_angle_degrees",
+  "apex_angle_initialization_degrees",
+  "apex_angle_origin_degrees",
+  "parameter_norm",
+  "distance_from_initialization",
+  "update_norm",
+];
 
 const address = new Address({ run: [], scope: "network", about: "", scale: "fixed", axis: "checkpoint" });
 const cards = new Map();
@@ -36,7 +45,11 @@ async function load() {
   const found = await Promise.all(
     names.map(async (name) => {
       try {
-        const [map, told, run] = await Promise.all([getMap(name, { scope, tau }, signal), getHallmarks(name, scope, signal), getRun(name, signal)]);
+        const [map, told, run] = await Promise.all([
+          getMap(name, { scope, tau }, signal),
+          getHallmarks(name, scope, signal),
+          getRun(name, signal),
+        ]);
         return { name, map, told, run };
       } catch (error) {
         if (error.name !== "AbortError" && error.status !== 0) problems.push(`${name}: ${error.message}`);
@@ -53,7 +66,10 @@ async function load() {
 
 async function show() {
   const scope = address.get("scope") || "network";
-  const scale = chooseScale(shown.map(({ map }) => map), address.get("scale"));
+  const scale = chooseScale(
+    shown.map(({ map }) => map),
+    address.get("scale"),
+  );
   for (const [name, card] of cards) {
     if (!shown.some((one) => one.name === name)) {
       card.plot.clear();
@@ -75,7 +91,13 @@ async function show() {
   }
   $("maps").ariaBusy = "false";
   $("bar").hidden = !shown.length;
-  if (shown.length) showBar($("bar"), scale, `${entryName(shown[0].map)} · ${scopeWords(scope)}`, shown.some(({ map }) => map.values.some(Number.isNaN)));
+  if (shown.length)
+    showBar(
+      $("bar"),
+      scale,
+      `${entryName(shown[0].map)} · ${scopeWords(scope)}`,
+      shown.some(({ map }) => map.values.some(Number.isNaN)),
+    );
   await showCurves();
 }
 
@@ -83,9 +105,20 @@ function newCard(name) {
   const title = el("a", { href: `/runs/${encodeURIComponent(name)}` }, name);
   const omega = el("span", { className: "omega" });
   const save = el("details", { className: "menu" });
-  const div = el("div", { className: "plot square", tabIndex: 0, role: "img", "aria-label": `Trajectory map of ${name}; arrow keys move the cursor` });
+  const div = el("div", {
+    className: "plot square",
+    tabIndex: 0,
+    role: "img",
+    "aria-label": `Trajectory map of ${name}; arrow keys move the cursor`,
+  });
   const readout = el("p", { className: "readout", "aria-live": "polite" }, "\u00a0");
-  const figure = el("figure", { className: "panel", "data-run": name }, el("figcaption", {}, el("h2", {}, title), omega, el("span", { className: "spacer" }), save), div, readout);
+  const figure = el(
+    "figure",
+    { className: "panel", "data-run": name },
+    el("figcaption", {}, el("h2", {}, title), omega, el("span", { className: "spacer" }), save),
+    div,
+    readout,
+  );
   const card = { figure, title, omega, save, div, plot: new MapPlot(div, readout) };
   cards.set(name, card);
   return card;
@@ -95,16 +128,24 @@ async function showCurves() {
   const metrics = [...new Set(shown.flatMap(({ told }) => Object.keys(told.metrics)))].sort().slice(0, 4);
   if (curvesOf !== metrics.join("\n") || curves === null) {
     curves?.clear();
-    curves = new Curves($("curves"), [...SHOWN.map((id) => [id, HALLMARKS[id], [id]]), ...metrics.map((metric) => [`metric:${metric}`, metric, [`metric:${metric}`]])]);
+    curves = new Curves($("curves"), [
+      ...SHOWN.map((id) => [id, HALLMARKS[id], [id]]),
+      ...metrics.map((metric) => [`metric:${metric}`, metric, [`metric:${metric}`]]),
+    ]);
     curvesOf = metrics.join("\n");
   }
   $("curves").hidden = !shown.length;
   const scope = address.get("scope") || "network";
   const series = shown.map(({ name, told, slot }) => {
-    const named = Object.fromEntries(Object.entries(told.metrics).map(([metric, values]) => [`metric:${metric}`, values]));
+    const named = Object.fromEntries(
+      Object.entries(told.metrics).map(([metric, values]) => [`metric:${metric}`, values]),
+    );
     return { name, slot, told: { ...told, hallmarks: { ...told.hallmarks, ...named } } };
   });
-  const data = shown.map(({ name }) => [`Data of ${name} (CSV)`, link(`${runPath(name)}/hallmarks`, { scope, format: "csv" })]);
+  const data = shown.map(({ name }) => [
+    `Data of ${name} (CSV)`,
+    link(`${runPath(name)}/hallmarks`, { scope, format: "csv" }),
+  ]);
   if (series.length) await curves.show(series, { axis: address.get("axis"), data });
 }
 
@@ -112,7 +153,12 @@ function showChosen(names) {
   fill(
     $("chosen"),
     names.map((name) => {
-      const remove = el("button", { type: "button", className: "chip", title: `Take ${name} out`, "aria-label": `Take ${name} out` }, name, " ✕");
+      const remove = el(
+        "button",
+        { type: "button", className: "chip", title: `Take ${name} out`, "aria-label": `Take ${name} out` },
+        name,
+        " ✕",
+      );
       remove.addEventListener("click", () => choose(address.get("run").filter((one) => one !== name)));
       return el("span", { role: "listitem" }, remove);
     }),
@@ -133,12 +179,18 @@ function showScopes() {
   const entries = [...names];
   if (known === entries.join("\n")) return;
   known = entries.join("\n");
-  fill($("scopes"), entries.map((value) => el("option", { value })));
+  fill(
+    $("scopes"),
+    entries.map((value) => el("option", { value })),
+  );
 }
 
 const suggest = later(async () => {
   const { runs } = await getRuns({ search: $("add").value, limit: 20 }).catch(() => ({ runs: [] }));
-  fill($("known"), runs.map(({ name }) => el("option", { value: name })));
+  fill(
+    $("known"),
+    runs.map(({ name }) => el("option", { value: name })),
+  );
 }, 120);
 const add = () => {
   const name = $("add").value.trim();

@@ -16,7 +16,11 @@ export const isLost = () => lostSince !== null;
 export function lost(why = "") {
   const since = lostSince ?? new Date();
   const text = why || "The server does not answer.";
-  fill($("banner"), el("strong", {}, text), ` What is shown is as of ${since.toLocaleTimeString()}; it goes on by itself when the server is back.`);
+  fill(
+    $("banner"),
+    el("strong", {}, text),
+    ` What is shown is as of ${since.toLocaleTimeString()}; it goes on by itself when the server is back.`,
+  );
   $("banner").hidden = false;
   document.body.dataset.connection = "lost";
   if (lostSince === null) {
@@ -27,7 +31,11 @@ export function lost(why = "") {
 
 /** The session has ended: only a person can help. */
 export function refused() {
-  fill($("banner"), el("strong", {}, "This browser is not signed in any more."), " Open this address once with ?token=TOKEN behind it.");
+  fill(
+    $("banner"),
+    el("strong", {}, "This browser is not signed in any more."),
+    " Open this address once with ?token=TOKEN behind it.",
+  );
   $("banner").hidden = false;
   document.body.dataset.connection = "refused";
 }

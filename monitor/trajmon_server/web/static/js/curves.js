@@ -12,7 +12,11 @@ export const PANELS = [
   ["update_angle", "Update angle (degrees)", ["update_angle_degrees"]],
   ["apex_angles", "Apex angles (degrees)", ["apex_angle_initialization_degrees", "apex_angle_origin_degrees"]],
   ["norms", "Norms", ["parameter_norm", "distance_from_initialization", "update_norm"]],
-  ["lags", "Cosines of updates, k apart", ["update_cosine_lag1", "update_cosine_lag2", "update_cosine_lag3", "update_cosine_lag4"]],
+  [
+    "lags",
+    "Cosines of updates, k apart",
+    ["update_cosine_lag1", "update_cosine_lag2", "update_cosine_lag3", "update_cosine_lag4"],
+  ],
   ["path", "Path length", ["path_length"]],
   ["tortuosity", "Tortuosity (path length / ‖θₜ−θ₀‖)", ["tortuosity"]],
   ["learning_rate", "Learning rate", ["learning_rate"], "log"],
@@ -22,8 +26,16 @@ export const PANELS = [
 export const AXES = {
   checkpoint: { title: "checkpoint", values: (told) => told.checkpoint },
   step: { title: "step", values: (told) => told.step.map((step) => (step < 0 ? null : step)) },
-  time: { title: "time", type: "date", values: (told) => told.time_unix_seconds.map((time) => (time === null ? null : time * 1000)) },
-  share: { title: "share of the run", values: (told) => told.checkpoint.map((_, at) => (told.checkpoint.length > 1 ? at / (told.checkpoint.length - 1) : 0)) },
+  time: {
+    title: "time",
+    type: "date",
+    values: (told) => told.time_unix_seconds.map((time) => (time === null ? null : time * 1000)),
+  },
+  share: {
+    title: "share of the run",
+    values: (told) =>
+      told.checkpoint.map((_, at) => (told.checkpoint.length > 1 ? at / (told.checkpoint.length - 1) : 0)),
+  },
 };
 
 const CONFIDENCE_95 = 1.96;
@@ -38,7 +50,12 @@ export class Curves {
       const empty = el("p", { className: "undefined", hidden: true }, "undefined");
       const save = el("details", { className: "menu" });
       const legend = el("span", { className: "legend" });
-      const panel = el("figure", { className: "panel" }, el("figcaption", {}, el("h3", {}, title), el("span", { className: "spacer" }), save, legend), el("div", { className: "over" }, plot, empty));
+      const panel = el(
+        "figure",
+        { className: "panel" },
+        el("figcaption", {}, el("h3", {}, title), el("span", { className: "spacer" }), save, legend),
+        el("div", { className: "over" }, plot, empty),
+      );
       this.#panels.set(id, { names, plot, empty, save, legend, scale });
       return panel;
     });
@@ -54,11 +71,27 @@ export class Curves {
       const lines = this.#lines(panel.names, series, axis);
       const some = lines.some(({ y }) => y.some((value) => value !== null));
       panel.empty.hidden = some;
-      fill(panel.legend, lines.length > 1 ? lines.map(({ words, slot, dash }) => el("span", { className: `key line-${slot}${dash ? " dashed" : ""}` }, words)) : []);
-      const back = behind && series.length === 1 ? { ...behind, rate: behind.rate && panel.scale !== "log", told: series[0].told } : null;
-      await draw(panel.plot, () => figure(lines, { axis, back, phases, findings, told: series[0]?.told, scale: panel.scale }));
+      fill(
+        panel.legend,
+        lines.length > 1
+          ? lines.map(({ words, slot, dash }) =>
+              el("span", { className: `key line-${slot}${dash ? " dashed" : ""}` }, words),
+            )
+          : [],
+      );
+      const back =
+        behind && series.length === 1
+          ? { ...behind, rate: behind.rate && panel.scale !== "log", told: series[0].told }
+          : null;
+      await draw(panel.plot, () =>
+        figure(lines, { axis, back, phases, findings, told: series[0]?.told, scale: panel.scale }),
+      );
       const name = [series.map((one) => one.name).join("-"), id];
-      saveMenu(panel.save, [["PNG", () => plotFile(panel.plot, "png", ...name)], ["SVG", () => plotFile(panel.plot, "svg", ...name)], ...data]);
+      saveMenu(panel.save, [
+        ["PNG", () => plotFile(panel.plot, "png", ...name)],
+        ["SVG", () => plotFile(panel.plot, "svg", ...name)],
+        ...data,
+      ]);
     }
   }
 
@@ -95,19 +128,41 @@ function figure(lines, { axis, back, phases, findings, told, scale }) {
     connectgaps: false,
     line: { color: colors[(slot - 1) % colors.length], width: 1.6 },
     marker: { size: 4 },
-    error_y: error?.some((value) => value > 0) ? { type: "data", array: error.map((value) => CONFIDENCE_95 * (value ?? 0)), thickness: 1, width: 0 } : undefined,
+    error_y: error?.some((value) => value > 0)
+      ? { type: "data", array: error.map((value) => CONFIDENCE_95 * (value ?? 0)), thickness: 1, width: 0 }
+      : undefined,
     hovertemplate: "%{y:.6~g}<extra>%{fullData.name}</extra>",
   }));
   if (back) data.push(...behindLines(back, lines[0]?.x ?? []));
-  const hidden = { tickmode: "auto", showgrid: false, showline: false, showticklabels: false, ticks: "", fixedrange: true };
+  const hidden = {
+    tickmode: "auto",
+    showgrid: false,
+    showline: false,
+    showticklabels: false,
+    ticks: "",
+    fixedrange: true,
+  };
   const { title, type } = AXES[axis];
   return {
     data,
     layout: layout({
-      xaxis: { title: { text: title, standoff: 3, font: { size: 11 } }, type: type ?? "linear", nticks: 7, anchor: "y3" },
+      xaxis: {
+        title: { text: title, standoff: 3, font: { size: 11 } },
+        type: type ?? "linear",
+        nticks: 7,
+        anchor: "y3",
+      },
       yaxis: { ...hidden, rangemode: "tozero" },
       yaxis2: { ...hidden, overlaying: "y" },
-      yaxis3: { overlaying: "y", side: "left", tickmode: "auto", nticks: 6, type: scale ?? "linear", exponentformat: "power", ...(scale === "log" ? logTicks(lines) : {}) },
+      yaxis3: {
+        overlaying: "y",
+        side: "left",
+        tickmode: "auto",
+        nticks: 6,
+        type: scale ?? "linear",
+        exponentformat: "power",
+        ...(scale === "log" ? logTicks(lines) : {}),
+      },
       margin: { l: 48, r: 8, t: 8, b: 34 },
       hovermode: "x unified",
       shapes: told ? marks(told, axis, phases, findings) : [],
@@ -126,10 +181,26 @@ function behindLines({ rate, metric, told }, x) {
   const faint = { type: "scatter", mode: "lines", x, xaxis: "x" };
   const lines = [];
   if (rate && told.learning_rate.some((value) => value !== null)) {
-    lines.push({ ...faint, name: "learning rate", y: told.learning_rate, yaxis: "y", line: { color: style("--behind-rate"), width: 1, shape: "hvh" }, fill: "tozeroy", fillcolor: style("--behind-fill"), hovertemplate: "%{y:.4~g}<extra>learning rate</extra>" });
+    lines.push({
+      ...faint,
+      name: "learning rate",
+      y: told.learning_rate,
+      yaxis: "y",
+      line: { color: style("--behind-rate"), width: 1, shape: "hvh" },
+      fill: "tozeroy",
+      fillcolor: style("--behind-fill"),
+      hovertemplate: "%{y:.4~g}<extra>learning rate</extra>",
+    });
   }
   if (metric && told.metrics[metric]) {
-    lines.push({ ...faint, name: plain(metric), y: told.metrics[metric], yaxis: "y2", line: { color: style("--behind-metric"), width: 1.2, dash: "dot" }, hovertemplate: `%{y:.4~g}<extra>${plain(metric)}</extra>` });
+    lines.push({
+      ...faint,
+      name: plain(metric),
+      y: told.metrics[metric],
+      yaxis: "y2",
+      line: { color: style("--behind-metric"), width: 1.2, dash: "dot" },
+      hovertemplate: `%{y:.4~g}<extra>${plain(metric)}</extra>`,
+    });
   }
   return lines;
 }
@@ -142,9 +213,20 @@ function marks(told, axis, phases, findings) {
     const at = told.checkpoint.indexOf(number);
     return at > 0 && x[at] !== null && x[at - 1] !== null ? (x[at - 1] + x[at]) / 2 : undefined;
   };
-  const line = (at, color, dash) => ({ type: "line", x0: at, x1: at, y0: 0, y1: 1, xref: "x", yref: "paper", line: { color, width: 1, dash }, layer: "below" });
+  const line = (at, color, dash) => ({
+    type: "line",
+    x0: at,
+    x1: at,
+    y0: 0,
+    y1: 1,
+    xref: "x",
+    yref: "paper",
+    line: { color, width: 1, dash },
+    layer: "below",
+  });
   const shapes = rateChanges(phases).map(({ start }) => line(between(start), style("--phase"), "dot"));
   shapes.push(...findings.map(({ checkpoint }) => line(place.get(checkpoint), style("--warning"), "dash")));
-  for (let at = 1; at < x.length; at++) if (told.mode[at] !== told.mode[at - 1]) shapes.push(line(between(told.checkpoint[at]), SWITCH_COLOR, "solid"));
+  for (let at = 1; at < x.length; at++)
+    if (told.mode[at] !== told.mode[at - 1]) shapes.push(line(between(told.checkpoint[at]), SWITCH_COLOR, "solid"));
   return shapes.filter(({ x0 }) => x0 !== undefined && x0 !== null);
 }

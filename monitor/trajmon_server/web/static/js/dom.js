@@ -31,7 +31,12 @@ export function fill(parent, ...children) {
 /** Make the options of a select: [value, text] each, or {label, options} for a group. Keeps what is chosen if it is still there. */
 export function options(select, entries, chosen = select.value) {
   const one = ([value, text]) => el("option", { value, textContent: text });
-  fill(select, entries.map((entry) => (Array.isArray(entry) ? one(entry) : el("optgroup", { label: entry.label }, entry.options.map(one)))));
+  fill(
+    select,
+    entries.map((entry) =>
+      Array.isArray(entry) ? one(entry) : el("optgroup", { label: entry.label }, entry.options.map(one)),
+    ),
+  );
   select.value = chosen;
   if (select.selectedIndex < 0) select.selectedIndex = 0;
 }

@@ -8,7 +8,11 @@ export function keys(bindings) {
   fill(
     dialog,
     el("h2", {}, "Keys"),
-    el("table", {}, rows.map(([key, words]) => el("tr", {}, el("td", {}, el("kbd", {}, key)), el("td", {}, words)))),
+    el(
+      "table",
+      {},
+      rows.map(([key, words]) => el("tr", {}, el("td", {}, el("kbd", {}, key)), el("td", {}, words))),
+    ),
     el("form", { method: "dialog" }, el("button", { className: "quiet" }, "Close")),
   );
   document.body.append(dialog);

@@ -43,7 +43,11 @@ async function load() {
     const row = settledRow(values, told.n);
     return { ...layer, index, values, n: told.n, settled: row === null ? null : told.checkpoint[row] };
   });
-  showTree($("tree"), layers.map((layer) => layer.name), { onLayer: enlarge, onBranch: (pattern) => setFilter(pattern) });
+  showTree(
+    $("tree"),
+    layers.map((layer) => layer.name),
+    { onLayer: enlarge, onBranch: (pattern) => setFilter(pattern) },
+  );
   show();
   saveMenus();
   if (performance.now() - groupsAt > GROUPS_EVERY_MS) await showGroups();
@@ -51,7 +55,8 @@ async function load() {
 
 function show() {
   const shown = layers.filter((layer) => fits(layer.name, address.get("filter")));
-  $("count").textContent = shown.length === layers.length ? whole(layers.length) : `${whole(shown.length)} of ${whole(layers.length)}`;
+  $("count").textContent =
+    shown.length === layers.length ? whole(layers.length) : `${whole(shown.length)} of ${whole(layers.length)}`;
   say($("empty"), shown.length ? "" : layers.length ? "No layer fits the pattern." : "No layers.");
   document.documentElement.style.setProperty("--tile", `${Number(address.get("size")) || 88}px`);
   const common = chooseScale(shown, "fixed");
@@ -61,7 +66,10 @@ function show() {
   showBar($("bar"), common, "cosine", someUndefined);
   tiles = [];
   const scaleOf = (layer) => (each ? chooseScale([layer], "fixed") : common);
-  fill($("kinds"), sections(shown).map(([title, rows]) => section(title, rows, scaleOf)));
+  fill(
+    $("kinds"),
+    sections(shown).map(([title, rows]) => section(title, rows, scaleOf)),
+  );
   $("kinds").ariaBusy = "false";
 }
 
@@ -69,11 +77,15 @@ function show() {
 function sections(shown) {
   const order = address.get("order");
   const last = (value, low) => (value === null || value === undefined ? low : value);
-  if (order === "settled") return [["Settles last first", [["", shown.toSorted((a, b) => last(b.settled, -1) - last(a.settled, -1))]]]];
-  if (order === "mds") return [["Lowest ω first", [["", shown.toSorted((a, b) => last(a.hallmarks.mds, 2) - last(b.hallmarks.mds, 2))]]]];
+  if (order === "settled")
+    return [["Settles last first", [["", shown.toSorted((a, b) => last(b.settled, -1) - last(a.settled, -1))]]]];
+  if (order === "mds")
+    return [["Lowest ω first", [["", shown.toSorted((a, b) => last(a.hallmarks.mds, 2) - last(b.hallmarks.mds, 2))]]]];
   const kinds = new Map(KINDS.map((kind) => [kind, []]));
   for (const layer of shown) (kinds.get(layer.kind) ?? kinds.get("other")).push(layer);
-  return [...kinds].filter(([, found]) => found.length).map(([kind, found]) => [kind, byRole(found.toSorted((a, b) => a.depth - b.depth || a.index - b.index))]);
+  return [...kinds]
+    .filter(([, found]) => found.length)
+    .map(([kind, found]) => [kind, byRole(found.toSorted((a, b) => a.depth - b.depth || a.index - b.index))]);
 }
 
 function byRole(found) {
@@ -90,7 +102,22 @@ function section(title, rows, scaleOf) {
     "section",
     { className: "kind", "data-kind": title },
     el("h2", {}, title, el("span", { className: "dim" }, ` ${whole(total)}`)),
-    el("div", { className: "roles" }, rows.map(([label, members]) => el("div", { className: "role" }, label ? el("h3", { title: label }, label) : null, el("div", { className: "tiles" }, members.map((layer) => tile(layer, scaleOf(layer), label)))))),
+    el(
+      "div",
+      { className: "roles" },
+      rows.map(([label, members]) =>
+        el(
+          "div",
+          { className: "role" },
+          label ? el("h3", { title: label }, label) : null,
+          el(
+            "div",
+            { className: "tiles" },
+            members.map((layer) => tile(layer, scaleOf(layer), label)),
+          ),
+        ),
+      ),
+    ),
   );
 }
 
@@ -104,7 +131,19 @@ function tile(layer, scale, label) {
   paint(canvas, layer.values, layer.n, scale);
   const omega = `ω ${fixed(layer.hallmarks.mds)}`;
   const settled = layer.settled === null ? "" : `, settled from checkpoint ${layer.settled}`;
-  const button = el("button", { type: "button", className: "tile", "data-layer": layer.name, title: `${layer.name}\n${omega}${settled}`, "aria-label": `${layer.name}, ${omega}${settled}` }, canvas, el("span", { className: "tile-name" }, el("bdi", {}, caption(layer, label))), el("span", { className: "tile-omega" }, omega));
+  const button = el(
+    "button",
+    {
+      type: "button",
+      className: "tile",
+      "data-layer": layer.name,
+      title: `${layer.name}\n${omega}${settled}`,
+      "aria-label": `${layer.name}, ${omega}${settled}`,
+    },
+    canvas,
+    el("span", { className: "tile-name" }, el("bdi", {}, caption(layer, label))),
+    el("span", { className: "tile-omega" }, omega),
+  );
   button.addEventListener("click", () => enlarge(layer.name));
   tiles.push({ canvas, name: layer.name, words: omega });
   return button;
@@ -123,14 +162,25 @@ async function enlarge(layer) {
     const map = await getMap(name, { scope });
     if (address.get("layer") !== layer) return;
     $("large-omega").textContent = omegaWords(map);
-    await large.show(map, { scale: chooseScale([map], "fixed"), phases: run?.phases, findings: run?.findings, name: layer });
+    await large.show(map, {
+      scale: chooseScale([map], "fixed"),
+      phases: run?.phases,
+      findings: run?.findings,
+      name: layer,
+    });
     saveMenu($("large-save"), [
       ["PNG", () => plotFile($("large-map"), "png", name, layer)],
       ["SVG", () => plotFile($("large-map"), "svg", name, layer)],
       ["Data (.npz)", link(`${runPath(name)}/map`, { ...mapQuery({ scope }), format: "npz" })],
     ]);
     const known = layers.find((one) => one.name === layer);
-    if (known) $("large-notes").textContent = [`${known.kind}, depth ${known.depth}`, known.settled === null ? "" : `settled from checkpoint ${known.settled}`].filter(Boolean).join(" · ");
+    if (known)
+      $("large-notes").textContent = [
+        `${known.kind}, depth ${known.depth}`,
+        known.settled === null ? "" : `settled from checkpoint ${known.settled}`,
+      ]
+        .filter(Boolean)
+        .join(" · ");
   } catch (error) {
     $("large-notes").textContent = error.message;
   }
@@ -144,29 +194,51 @@ async function showGroups() {
   const queue = [...groups];
   const worker = async () => {
     for (let group = queue.shift(); group; group = queue.shift()) {
-      const map = await getMap(name, { scope: group.name === "network" ? "network" : `group:${group.name}`, size: GROUP_SIZE }).catch(() => null);
+      const map = await getMap(name, {
+        scope: group.name === "network" ? "network" : `group:${group.name}`,
+        size: GROUP_SIZE,
+      }).catch(() => null);
       if (map === null) continue;
       const row = settledRow(map.values, map.n);
-      found.push({ group: group.name, settled: row === null ? null : map.checkpoint[row], mean: map.mean, last: map.checkpoint.at(-1) ?? 0 });
+      found.push({
+        group: group.name,
+        settled: row === null ? null : map.checkpoint[row],
+        mean: map.mean,
+        last: map.checkpoint.at(-1) ?? 0,
+      });
     }
   };
   await Promise.all(Array.from({ length: GROUPS_AT_ONCE }, worker));
   found.sort((a, b) => (b.settled ?? -1) - (a.settled ?? -1) || a.group.localeCompare(b.group));
-  $("settled-words").textContent = `First checkpoint from which at most ${100 * STILL_AHEAD} % of a group's change of direction was still ahead; the later, the longer it moved. Ours, and as of the last checkpoint so far.`;
+  $("settled-words").textContent =
+    `First checkpoint from which at most ${100 * STILL_AHEAD} % of a group's change of direction was still ahead; the later, the longer it moved. Ours, and as of the last checkpoint so far.`;
   fill(
     $("settled"),
     found.map(({ group, settled, last, mean }) => {
       const bar = el("span", { className: "fill" });
       bar.style.width = `${settled === null || !last ? 0 : (100 * settled) / last}%`;
       const scope = group === "network" ? "network" : `group:${group}`;
-      return el("li", { "data-group": group, "data-settled": settled }, el("a", { href: `/runs/${encodeURIComponent(name)}?${new URLSearchParams({ scope })}`, title: `ω ${fixed(mean)}` }, group), el("span", { className: "track" }, bar), el("span", { className: "number" }, settled === null ? "–" : String(settled)));
+      return el(
+        "li",
+        { "data-group": group, "data-settled": settled },
+        el(
+          "a",
+          { href: `/runs/${encodeURIComponent(name)}?${new URLSearchParams({ scope })}`, title: `ω ${fixed(mean)}` },
+          group,
+        ),
+        el("span", { className: "track" }, bar),
+        el("span", { className: "number" }, settled === null ? "–" : String(settled)),
+      );
     }),
   );
   $("settled").ariaBusy = "false";
 }
 
 function saveMenus() {
-  const save = (format) => async () => ({ blob: await sheet(`${name}: ${tiles.length} layers`, tiles, format), name: `${fileName(name, "layers")}.${format}` });
+  const save = (format) => async () => ({
+    blob: await sheet(`${name}: ${tiles.length} layers`, tiles, format),
+    name: `${fileName(name, "layers")}.${format}`,
+  });
   saveMenu($("layers-save"), [
     ["PNG of all shown", save("png")],
     ["SVG of all shown", save("svg")],
@@ -184,7 +256,10 @@ function setFilter(pattern) {
   show();
 }
 
-$("filter").addEventListener("input", later(() => setFilter($("filter").value), 120));
+$("filter").addEventListener(
+  "input",
+  later(() => setFilter($("filter").value), 120),
+);
 for (const id of ["scale", "order", "size"]) {
   $(id).addEventListener("input", () => {
     address.set({ [id]: $(id).value });

@@ -40,12 +40,22 @@ async function load() {
 function show(runs, more) {
   const focused = document.activeElement?.closest?.("tr")?.dataset.run;
   fill($("rows"), runs.map(row));
-  if (focused !== undefined) $("rows").querySelector(`tr[data-run="${CSS.escape(focused)}"] a`)?.focus();
+  if (focused !== undefined)
+    $("rows")
+      .querySelector(`tr[data-run="${CSS.escape(focused)}"] a`)
+      ?.focus();
   $("rows").ariaBusy = "false";
   $("count").textContent = `${whole(runs.length)}${more ? "+" : ""}`;
   $("more").hidden = !more;
   const searching = address.get("search") || address.get("phase") || address.get("tag").length;
-  say($("empty"), runs.length ? "" : searching ? "No run fits." : "No runs yet. A training that is watched shows up here with its first checkpoint.");
+  say(
+    $("empty"),
+    runs.length
+      ? ""
+      : searching
+        ? "No run fits."
+        : "No runs yet. A training that is watched shows up here with its first checkpoint.",
+  );
   showTags(runs);
 }
 
@@ -58,17 +68,34 @@ function row(run) {
     showPicked();
   });
   const why = run.reason ? { title: run.reason } : {};
-  const still = [run.open ? `${run.open} open` : "", run.superseded ? `${run.superseded} superseded` : ""].filter(Boolean).join(", ");
+  const still = [run.open ? `${run.open} open` : "", run.superseded ? `${run.superseded} superseded` : ""]
+    .filter(Boolean)
+    .join(", ");
   return el(
     "tr",
     { "data-run": run.name },
     el("td", { className: "pick" }, pick),
-    el("th", { scope: "row" }, el("a", { href: path }, run.name), run.tags.map((tag) => el("span", { className: "tag" }, tag))),
-    el("td", {}, el("span", { className: `badge phase-${run.phase}`, ...why }, run.phase), run.mode === "norm_only" ? el("span", { className: "tag" }, "norm-only") : null),
+    el(
+      "th",
+      { scope: "row" },
+      el("a", { href: path }, run.name),
+      run.tags.map((tag) => el("span", { className: "tag" }, tag)),
+    ),
+    el(
+      "td",
+      {},
+      el("span", { className: `badge phase-${run.phase}`, ...why }, run.phase),
+      run.mode === "norm_only" ? el("span", { className: "tag" }, "norm-only") : null,
+    ),
     el("td", {}, run.checkpoints ? adviceBadge(run.advice.state) : null),
     el("td", { className: "number", "data-value": run.mds }, estimate(run.mds, run.mds_error)),
     el("td", {}, sparkline(run.sparkline)),
-    el("td", { className: "number", title: still }, whole(run.checkpoints), still ? el("span", { className: "dim" }, " *") : null),
+    el(
+      "td",
+      { className: "number", title: still },
+      whole(run.checkpoints),
+      still ? el("span", { className: "dim" }, " *") : null,
+    ),
     el("td", { className: "number" }, whole(run.last_step)),
     el("td", { className: "number", title: moment(run.last_time) }, ago(run.last_time)),
     el("td", { className: "number" }, count(run.parameters)),
@@ -90,7 +117,19 @@ export function sparkline(values) {
   const last = values.findLastIndex((value) => value !== null);
   const title = svg("title");
   title.textContent = `${least.toFixed(3)} to ${most.toFixed(3)}`;
-  return svg("svg", { class: "spark", viewBox: `0 0 ${SPARK.width} ${SPARK.height}`, width: SPARK.width, height: SPARK.height, role: "img" }, title, svg("path", { d: path }), svg("circle", { cx: x(last), cy: y(values[last]), r: 2 }));
+  return svg(
+    "svg",
+    {
+      class: "spark",
+      viewBox: `0 0 ${SPARK.width} ${SPARK.height}`,
+      width: SPARK.width,
+      height: SPARK.height,
+      role: "img",
+    },
+    title,
+    svg("path", { d: path }),
+    svg("circle", { cx: x(last), cy: y(values[last]), r: 2 }),
+  );
 }
 
 function showTags(runs) {

@@ -27,15 +27,18 @@ export function follow(run, refresh) {
     working = true;
     const started = performance.now();
     try {
-      
+      await refresh(data);
     } finally {
       const took = performance.now() - started;
-      setTimeout(() => {
-        working = false;
-        const next = waiting;
-        waiting = null;
-        if (next !== null) take(next);
-      }, Math.min(5000, Math.max(250, took)));
+      setTimeout(
+        () => {
+          working = false;
+          const next = waiting;
+          waiting = null;
+          if (next !== null) take(next);
+        },
+        Math.min(5000, Math.max(250, took)),
+      );
     }
   };
 

@@ -13,7 +13,12 @@ export const entryName = (map) => ({ rbf: "RBF similarity", polynomial: "polynom
 
 /** ω, or what it is called for this map, with its value. */
 export function omegaWords(map) {
-  const symbol = map.relative_to !== null && map.relative_to !== undefined ? `ω${subscript(map.relative_to)}` : map.kernel && map.kernel !== "linear" ? "mean" : "ω";
+  const symbol =
+    map.relative_to !== null && map.relative_to !== undefined
+      ? `ω${subscript(map.relative_to)}`
+      : map.kernel && map.kernel !== "linear"
+        ? "mean"
+        : "ω";
   if (map.mean === null || map.mean === undefined) return `${symbol} undefined`;
   if (!map.mean_error) return `${symbol} = ${map.mean.toFixed(3)}`;
   const digits = Math.min(9, Math.max(3, 1 - Math.floor(Math.log10(map.mean_error))));
@@ -23,7 +28,8 @@ export function omegaWords(map) {
 const subscript = (number) => String(number).replace(/\d/g, (digit) => "₀₁₂₃₄₅₆₇₈₉"[digit]);
 
 /** Phases that begin with another learning rate than the one before; where none was told there is nothing to mark. */
-export const rateChanges = (phases) => phases.filter(({ learning_rate }, at) => at > 0 && learning_rate !== null && phases[at - 1].learning_rate !== null);
+export const rateChanges = (phases) =>
+  phases.filter(({ learning_rate }, at) => at > 0 && learning_rate !== null && phases[at - 1].learning_rate !== null);
 
 /** Number of the checkpoints that row `i` stands for: one, or the first and last of a block. */
 export function rowWords(map, i) {
@@ -110,12 +116,25 @@ export class MapPlot {
     const ticks = this.#ticks(whole);
     const narrow = this.#div.clientWidth < 420;
     const marks = this.#marks(phases, findings);
-    const margin = { l: narrow ? 34 : 50, r: bar ? (narrow ? 52 : 88) : 8, t: marks.annotations.length ? 18 : 6, b: 34 };
+    const margin = {
+      l: narrow ? 34 : 50,
+      r: bar ? (narrow ? 52 : 88) : 8,
+      t: marks.annotations.length ? 18 : 6,
+      b: 34,
+    };
     const room = this.#div.clientWidth - margin.l - margin.r;
     const side = Math.max(60, Math.min(room, MOST_OF_THE_WINDOW * innerHeight));
     margin.r += Math.max(0, room - side);
     this.#div.style.height = `${side + margin.t + margin.b}px`;
-    const axis = { ...ticks, range: whole, constrain: "domain", showgrid: false, minallowed: -0.5, maxallowed: map.n - 0.5, mirror: true };
+    const axis = {
+      ...ticks,
+      range: whole,
+      constrain: "domain",
+      showgrid: false,
+      minallowed: -0.5,
+      maxallowed: map.n - 0.5,
+      mirror: true,
+    };
     const data = [
       {
         type: "heatmap",
@@ -127,14 +146,34 @@ export class MapPlot {
         zsmooth: false,
         hoverinfo: "none",
         showscale: bar,
-        colorbar: { thickness: narrow ? 9 : 12, outlinewidth: 0.5, outlinecolor: style("--rule"), tickformat: `.${digits}f`, tickfont: { size: 11 }, nticks: 7, xpad: 6, len: 1, ypad: 0, title: narrow ? undefined : { text: entryName(map), side: "right", font: { size: 11 } } },
+        colorbar: {
+          thickness: narrow ? 9 : 12,
+          outlinewidth: 0.5,
+          outlinecolor: style("--rule"),
+          tickformat: `.${digits}f`,
+          tickfont: { size: 11 },
+          nticks: 7,
+          xpad: 6,
+          len: 1,
+          ypad: 0,
+          title: narrow ? undefined : { text: entryName(map), side: "right", font: { size: 11 } },
+        },
       },
     ];
     return {
       data,
       layout: layout({
-        xaxis: { ...axis, range: kept && kept[1] - kept[0] < map.n - 1 && this.#ready ? kept : whole, title: { text: "checkpoint", standoff: 4, font: { size: 11 } } },
-        yaxis: { ...axis, range: [...whole].reverse(), scaleanchor: "x", title: narrow ? undefined : { text: "checkpoint", standoff: 4, font: { size: 11 } } },
+        xaxis: {
+          ...axis,
+          range: kept && kept[1] - kept[0] < map.n - 1 && this.#ready ? kept : whole,
+          title: { text: "checkpoint", standoff: 4, font: { size: 11 } },
+        },
+        yaxis: {
+          ...axis,
+          range: [...whole].reverse(),
+          scaleanchor: "x",
+          title: narrow ? undefined : { text: "checkpoint", standoff: 4, font: { size: 11 } },
+        },
         margin,
         height: side + margin.t + margin.b,
         plot_bgcolor: UNDEFINED_COLOR,
@@ -155,7 +194,12 @@ export class MapPlot {
     const tickvals = [];
     // At the first row of each round number: rows may stand for several checkpoints, and some are left out.
     for (let at = first; at <= last; at++) {
-      if (at === 0 ? checkpoint[0] % step === 0 : Math.floor(checkpoint[at] / step) > Math.floor(checkpoint[at - 1] / step)) tickvals.push(at);
+      if (
+        at === 0
+          ? checkpoint[0] % step === 0
+          : Math.floor(checkpoint[at] / step) > Math.floor(checkpoint[at - 1] / step)
+      )
+        tickvals.push(at);
     }
     return { tickmode: "array", tickvals, ticktext: tickvals.map((at) => String(checkpoint[at])) };
   }
@@ -165,7 +209,10 @@ export class MapPlot {
     const shapes = [];
     const annotations = [];
     const cross = (at, color, dash) => {
-      for (const [x, y] of [["x", "y domain"], ["x domain", "y"]]) {
+      for (const [x, y] of [
+        ["x", "y domain"],
+        ["x domain", "y"],
+      ]) {
         const along = x === "x" ? { x0: at, x1: at, y0: 0, y1: 1 } : { y0: at, y1: at, x0: 0, x1: 1 };
         shapes.push({ type: "line", xref: x, yref: y, ...along, line: { color, width: 1, dash }, layer: "above" });
       }
@@ -179,7 +226,18 @@ export class MapPlot {
     }
     for (const { checkpoint, text } of findings) {
       const at = positionOf(map, checkpoint);
-      if (at < map.n) annotations.push({ x: at, y: 1, yref: "y domain", yanchor: "bottom", text: "⚠", showarrow: false, font: { size: 12, color: style("--warning") }, hovertext: plain(text), captureevents: true });
+      if (at < map.n)
+        annotations.push({
+          x: at,
+          y: 1,
+          yref: "y domain",
+          yanchor: "bottom",
+          text: "⚠",
+          showarrow: false,
+          font: { size: 12, color: style("--warning") },
+          hovertext: plain(text),
+          captureevents: true,
+        });
     }
     return { shapes, annotations };
   }
@@ -205,7 +263,12 @@ export class MapPlot {
     div.on("plotly_relayout", (change) => {
       if (!("xaxis.range[0]" in change || "xaxis.range" in change || "xaxis.autorange" in change)) return;
       const ticks = this.#ticks(div._fullLayout.xaxis.range);
-      Plotly.relayout(div, { "xaxis.tickvals": ticks.tickvals, "xaxis.ticktext": ticks.ticktext, "yaxis.tickvals": ticks.tickvals, "yaxis.ticktext": ticks.ticktext });
+      Plotly.relayout(div, {
+        "xaxis.tickvals": ticks.tickvals,
+        "xaxis.ticktext": ticks.ticktext,
+        "yaxis.tickvals": ticks.tickvals,
+        "yaxis.ticktext": ticks.ticktext,
+      });
     });
   }
 
@@ -235,8 +298,24 @@ export class MapPlot {
     if (cursor !== null) {
       const [i, j] = cursor;
       const line = { color: style("--cursor"), width: 1.5 };
-      shapes.push({ type: "rect", x0: -0.5, x1: this.#map.n - 0.5, y0: i - 0.5, y1: i + 0.5, line, fillcolor: "transparent" });
-      shapes.push({ type: "rect", x0: j - 0.5, x1: j + 0.5, y0: -0.5, y1: this.#map.n - 0.5, line, fillcolor: "transparent" });
+      shapes.push({
+        type: "rect",
+        x0: -0.5,
+        x1: this.#map.n - 0.5,
+        y0: i - 0.5,
+        y1: i + 0.5,
+        line,
+        fillcolor: "transparent",
+      });
+      shapes.push({
+        type: "rect",
+        x0: j - 0.5,
+        x1: j + 0.5,
+        y0: -0.5,
+        y1: this.#map.n - 0.5,
+        line,
+        fillcolor: "transparent",
+      });
       if (this.#readout) this.#readout.textContent = entryWords(this.#map, i, j);
     }
     Plotly.relayout(this.#div, { shapes });

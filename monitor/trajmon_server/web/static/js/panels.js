@@ -62,7 +62,12 @@ export class NullPanel extends Panel {
     $("null-walk-title").textContent = `random walk · ${omegaWords(walk)}`;
     await this.own.show(own, { scale, phases: this.about?.phases, name: this.run, bar: false });
     await this.walk.show(walk, { scale, phases: this.about?.phases, name: "random walk", bar: false });
-    showBar($("null-bar"), scale, "cosine", [own, walk].some(({ values }) => values.some(Number.isNaN)));
+    showBar(
+      $("null-bar"),
+      scale,
+      "cosine",
+      [own, walk].some(({ values }) => values.some(Number.isNaN)),
+    );
     this.why = walk.undefined_because;
     saveMenu($("null-save"), [
       ["PNG of the walk", () => plotFile($("null-walk"), "png", this.run, "random-walk")],
@@ -85,16 +90,35 @@ export class SpectrumPanel extends Panel {
       const sum = values.reduce((a, b) => a + b, 0);
       return values.map((value) => (sum > 0 && value > 0 ? value / sum : null));
     };
-    const kinds = [["map", "C, the map", told.map], ["gram", "K, the Gram", told.gram]];
+    const kinds = [
+      ["map", "C, the map", told.map],
+      ["gram", "K, the Gram", told.gram],
+    ];
     const data = kinds.map(([, name, { eigenvalues }], at) => {
       const y = shares(eigenvalues);
-      return { type: "scatter", mode: y.length <= 60 ? "lines+markers" : "lines", name, x: y.map((_, k) => k + 1), y, line: { color: colors[at], width: 1.5 }, marker: { size: 4 }, hovertemplate: "%{y:.3~g}<extra>%{fullData.name}</extra>" };
+      return {
+        type: "scatter",
+        mode: y.length <= 60 ? "lines+markers" : "lines",
+        name,
+        x: y.map((_, k) => k + 1),
+        y,
+        line: { color: colors[at], width: 1.5 },
+        marker: { size: 4 },
+        hovertemplate: "%{y:.3~g}<extra>%{fullData.name}</extra>",
+      };
     });
     await draw($("spectrum"), () => ({
       data,
-      layout: layout({ xaxis: { title: { text: "eigenvalue", standoff: 3 } }, yaxis: { type: "log", title: { text: "share of the trace", standoff: 4 }, exponentformat: "power" }, margin: { l: 62, r: 8, t: 8, b: 38 }, showlegend: true, legend: { x: 1, xanchor: "right", y: 1, bgcolor: "rgba(0,0,0,0)" } }),
+      layout: layout({
+        xaxis: { title: { text: "eigenvalue", standoff: 3 } },
+        yaxis: { type: "log", title: { text: "share of the trace", standoff: 4 }, exponentformat: "power" },
+        margin: { l: 62, r: 8, t: 8, b: 38 },
+        showlegend: true,
+        legend: { x: 1, xanchor: "right", y: 1, bgcolor: "rgba(0,0,0,0)" },
+      }),
     }));
-    $("spectrum-words").textContent = `effective rank: map ${short(told.map.effective_rank, 3)}, Gram ${short(told.gram.effective_rank, 3)}, of ${told.map.eigenvalues.length} checkpoints`;
+    $("spectrum-words").textContent =
+      `effective rank: map ${short(told.map.effective_rank, 3)}, Gram ${short(told.gram.effective_rank, 3)}, of ${told.map.eigenvalues.length} checkpoints`;
     saveMenu($("spectrum-save"), [
       ["PNG", () => plotFile($("spectrum"), "png", this.run, "spectrum")],
       ["SVG", () => plotFile($("spectrum"), "svg", this.run, "spectrum")],

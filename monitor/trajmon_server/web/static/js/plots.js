@@ -11,8 +11,23 @@ export const lineColors = () => [1, 2, 3, 4, 5, 6].map((n) => style(`--line-${n}
 /** A layout with the page's colours. */
 export function layout(extra = {}) {
   const ink = style("--ink");
-  const axis = { color: ink, gridcolor: style("--grid"), linecolor: style("--rule"), zeroline: false, tickfont: { size: 11 }, showline: true, ticks: "outside", ticklen: 3, tickcolor: style("--rule"), automargin: false };
-  const axes = Object.fromEntries(Object.entries(extra).filter(([name]) => /^[xy]axis/.test(name)).map(([name, own]) => [name, { ...axis, ...own }]));
+  const axis = {
+    color: ink,
+    gridcolor: style("--grid"),
+    linecolor: style("--rule"),
+    zeroline: false,
+    tickfont: { size: 11 },
+    showline: true,
+    ticks: "outside",
+    ticklen: 3,
+    tickcolor: style("--rule"),
+    automargin: false,
+  };
+  const axes = Object.fromEntries(
+    Object.entries(extra)
+      .filter(([name]) => /^[xy]axis/.test(name))
+      .map(([name, own]) => [name, { ...axis, ...own }]),
+  );
   return {
     font: { family: 'system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif', size: 12, color: ink },
     paper_bgcolor: style("--panel"),
@@ -31,7 +46,13 @@ export function layout(extra = {}) {
 export async function draw(div, make) {
   drawn.set(div, make);
   const { data, layout: shape } = make();
-  await Plotly.react(div, data, shape, { displayModeBar: false, responsive: true, doubleClick: "reset", scrollZoom: false, displaylogo: false });
+  await Plotly.react(div, data, shape, {
+    displayModeBar: false,
+    responsive: true,
+    doubleClick: "reset",
+    scrollZoom: false,
+    displaylogo: false,
+  });
 }
 
 /** Take a plot away. */

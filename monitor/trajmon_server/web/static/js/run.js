@@ -15,7 +15,17 @@ import { plotFile, saveMenu } from "./save.js";
 import { scopeWords } from "./words.js";
 
 const name = document.body.dataset.run;
-const address = new Address({ scope: "network", tau: "", kernel: "linear", scale: "fixed", low: "", superseded: "", axis: "checkpoint", behind: "auto", open: [] });
+const address = new Address({
+  scope: "network",
+  tau: "",
+  kernel: "linear",
+  scale: "fixed",
+  low: "",
+  superseded: "",
+  axis: "checkpoint",
+  behind: "auto",
+  open: [],
+});
 const map = new MapPlot($("map"), $("map-readout"));
 const curves = new Curves($("curves"));
 const panels = [new NullPanel(name), new SpectrumPanel(name)];
@@ -89,9 +99,13 @@ async function showMap(found) {
   const low = lowEnd();
   const scale = chooseScale([found], address.get("scale"), low === "" ? null : Number(low));
   const relative = found.relative_to !== null;
-  $("map-title").textContent = `${relative ? "Relative trajectory map" : "Trajectory map"} · ${scopeWords(address.get("scope"))}`;
+  $("map-title").textContent =
+    `${relative ? "Relative trajectory map" : "Trajectory map"} · ${scopeWords(address.get("scope"))}`;
   $("map-omega").textContent = omegaWords(found);
-  fill($("map-notes"), notes(found).map((text) => el("span", {}, text)));
+  fill(
+    $("map-notes"),
+    notes(found).map((text) => el("span", {}, text)),
+  );
   await map.show(found, { scale, phases: run?.phases, findings: networkFindings(), name });
   const query = mapQuery(wanted());
   const path = `${runPath(name)}/map`;
@@ -106,7 +120,10 @@ async function showMap(found) {
 
 function notes(found) {
   const said = [];
-  if (found.reduced) said.push(`${found.reduced.from} checkpoints, shown as ${found.reduced.to}: each entry is the mean over ${found.reduced.block} × ${found.reduced.block}.`);
+  if (found.reduced)
+    said.push(
+      `${found.reduced.from} checkpoints, shown as ${found.reduced.to}: each entry is the mean over ${found.reduced.block} × ${found.reduced.block}.`,
+    );
   if (found.error?.some((value) => value > 0)) said.push("Entries with ± are estimated from sketches.");
   const undefinedEntries = found.values.reduce((sum, value) => sum + Number(Number.isNaN(value)), 0);
   if (undefinedEntries) said.push(`${undefinedEntries} of ${found.n * found.n} entries are undefined (sand).`);
@@ -121,29 +138,55 @@ const networkFindings = () => run?.findings ?? [];
 async function showCurves() {
   if (told === null) return;
   const scope = address.get("scope");
-  const data = ["csv", "arrow", "json"].map((format) => [`Data (${format === "arrow" ? "Arrow" : format.toUpperCase()})`, link(`${runPath(name)}/hallmarks`, { scope, format })]);
+  const data = ["csv", "arrow", "json"].map((format) => [
+    `Data (${format === "arrow" ? "Arrow" : format.toUpperCase()})`,
+    link(`${runPath(name)}/hallmarks`, { scope, format }),
+  ]);
   const axis = address.get("axis") in AXES ? address.get("axis") : "checkpoint";
-  await curves.show([{ name, told, slot: 1 }], { axis, behind: behind(), phases: run?.phases ?? [], findings: networkFindings(), data });
+  await curves.show([{ name, told, slot: 1 }], {
+    axis,
+    behind: behind(),
+    phases: run?.phases ?? [],
+    findings: networkFindings(),
+    data,
+  });
 }
 
 function behind() {
   const chosen = address.get("behind");
   if (chosen === "none") return null;
   const metrics = Object.keys(told.metrics);
-  const metric = chosen === "auto" ? (metrics.find((one) => one === "loss") ?? metrics.find((one) => one.includes("loss")) ?? metrics[0]) : chosen.replace(/^metric:/, "");
+  const metric =
+    chosen === "auto"
+      ? (metrics.find((one) => one === "loss") ?? metrics.find((one) => one.includes("loss")) ?? metrics[0])
+      : chosen.replace(/^metric:/, "");
   return { rate: true, metric: chosen === "rate" ? null : metric };
 }
 
 function showControls() {
-  const groups = run.groups.map(({ name: group }) => (group === "network" ? ["network", "network"] : [`group:${group}`, group]));
+  const groups = run.groups.map(({ name: group }) =>
+    group === "network" ? ["network", "network"] : [`group:${group}`, group],
+  );
   const layers = run.layers.map(({ name: layer }) => [`layer:${layer}`, layer]);
-  options($("scope"), [{ label: "groups", options: groups }, { label: "layers", options: layers }], address.get("scope"));
+  options(
+    $("scope"),
+    [
+      { label: "groups", options: groups },
+      { label: "layers", options: layers },
+    ],
+    address.get("scope"),
+  );
   $("superseded-label").hidden = !run.superseded;
   restore();
 }
 
 function showBehind() {
-  const entries = [["auto", "learning rate and loss"], ["rate", "learning rate"], ...Object.keys(told.metrics).map((one) => [`metric:${one}`, one]), ["none", "nothing"]];
+  const entries = [
+    ["auto", "learning rate and loss"],
+    ["rate", "learning rate"],
+    ...Object.keys(told.metrics).map((one) => [`metric:${one}`, one]),
+    ["none", "nothing"],
+  ];
   options($("behind"), entries, address.get("behind"));
 }
 
@@ -156,7 +199,12 @@ function showTau() {
 
 function tauWords() {
   const at = Number($("tau").value);
-  const about = at < 0 ? "about the origin" : numbers[at] === 0 ? "about the initialization (τ = 0)" : `about checkpoint τ = ${numbers[at]}`;
+  const about =
+    at < 0
+      ? "about the origin"
+      : numbers[at] === 0
+        ? "about the initialization (τ = 0)"
+        : `about checkpoint τ = ${numbers[at]}`;
   $("tau-words").textContent = about;
   $("tau").setAttribute("aria-valuetext", about);
 }

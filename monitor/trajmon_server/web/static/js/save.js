@@ -38,7 +38,10 @@ export function saveMenu(details, entries) {
 export async function plotFile(gd, format, ...name) {
   const { width, height } = gd.getBoundingClientRect();
   const url = await Plotly.toImage(gd, { format, width, height, scale: format === "png" ? PNG_SCALE : 1 });
-  const blob = format === "svg" ? new Blob([decodeURIComponent(url.slice(url.indexOf(",") + 1))], { type: "image/svg+xml" }) : bytes(url);
+  const blob =
+    format === "svg"
+      ? new Blob([decodeURIComponent(url.slice(url.indexOf(",") + 1))], { type: "image/svg+xml" })
+      : bytes(url);
   return { blob, name: `${fileName(...name)}.${format}` };
 }
 
@@ -48,5 +51,7 @@ export const textFile = (text, type, name) => ({ blob: new Blob([text], { type }
 // Without fetch(): the security policy lets the page connect to its server alone.
 function bytes(url) {
   const [head, data] = url.split(",");
-  return new Blob([Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0))], { type: head.slice(5).split(";")[0] });
+  return new Blob([Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0))], {
+    type: head.slice(5).split(";")[0],
+  });
 }

@@ -16,12 +16,24 @@ function sheetSvg(title, tiles) {
     made.textContent = words;
     return made;
   };
-  const sheet = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}` }, svg("rect", { width, height, fill: "#ffffff" }), text(CELL.gap, 20, 13, title));
+  const sheet = svg(
+    "svg",
+    { width, height, viewBox: `0 0 ${width} ${height}` },
+    svg("rect", { width, height, fill: "#ffffff" }),
+    text(CELL.gap, 20, 13, title),
+  );
   sheet.setAttribute("xmlns", "http://www.w3.org/2000/svg");
   tiles.forEach(({ canvas, name, words }, at) => {
     const x = CELL.gap + (at % columns) * CELL.width + CELL.left;
     const y = HEAD + Math.floor(at / columns) * CELL.height + CELL.top;
-    const image = svg("image", { x, y, width: CELL.map, height: CELL.map, href: canvas.toDataURL("image/png"), "image-rendering": "pixelated" });
+    const image = svg("image", {
+      x,
+      y,
+      width: CELL.map,
+      height: CELL.map,
+      href: canvas.toDataURL("image/png"),
+      "image-rendering": "pixelated",
+    });
     const shown = name.length > 20 ? `…${name.slice(-19)}` : name;
     sheet.append(image, text(x, y + CELL.map + 11, 9, shown), text(x, y + CELL.map + 21, 9, words));
   });

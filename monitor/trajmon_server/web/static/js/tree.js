@@ -51,7 +51,12 @@ export function showTree(parent, names, { onLayer, onBranch }) {
         event.preventDefault();
         onBranch(pattern);
       });
-      return el("details", { open: depth === 0 && root.children.size <= 4 }, el("summary", {}, part, el("span", { className: "dim" }, ` ${whole(child.leaves)}`), only), branch(child, `${prefix}${part}.`, depth + 1));
+      return el(
+        "details",
+        { open: depth === 0 && root.children.size <= 4 },
+        el("summary", {}, part, el("span", { className: "dim" }, ` ${whole(child.leaves)}`), only),
+        branch(child, `${prefix}${part}.`, depth + 1),
+      );
     }),
     ...(node.own ?? []).map(([part, name]) => {
       const leaf = el("button", { type: "button", className: "quiet leaf", title: name }, part);

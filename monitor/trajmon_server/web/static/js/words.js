@@ -5,14 +5,17 @@ export const UNDEFINED = "–";
 const defined = (value) => typeof value === "number" && Number.isFinite(value);
 
 /** A number with so many digits after the point. */
-export const fixed = (value, digits = 3) => (defined(value) ? value.toFixed(digits).replace(/^-(?=0\.?0*$)/, "") : UNDEFINED);
+export const fixed = (value, digits = 3) =>
+  defined(value) ? value.toFixed(digits).replace(/^-(?=0\.?0*$)/, "") : UNDEFINED;
 
 /** A number with so many significant digits; powers of ten where it needs them. */
 export function short(value, digits = 4) {
   if (!defined(value)) return UNDEFINED;
   if (value === 0) return "0";
   const size = Math.abs(value);
-  return size >= 1e6 || size < 1e-4 ? value.toExponential(digits - 1).replace("e+", "e") : String(Number(value.toPrecision(digits)));
+  return size >= 1e6 || size < 1e-4
+    ? value.toExponential(digits - 1).replace("e+", "e")
+    : String(Number(value.toPrecision(digits)));
 }
 
 /** A whole number with thin spaces between thousands. */
@@ -21,7 +24,12 @@ export const whole = (value) => (defined(value) ? String(value).replace(/\B(?=(\
 /** A number of parameters: 1.2 M. */
 export function count(value) {
   if (!defined(value)) return UNDEFINED;
-  for (const [size, unit] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]]) {
+  for (const [size, unit] of [
+    [1e12, "T"],
+    [1e9, "B"],
+    [1e6, "M"],
+    [1e3, "k"],
+  ]) {
     if (value >= size) return `${Number((value / size).toPrecision(3))}\u2009${unit}`;
   }
   return String(value);
@@ -45,23 +53,37 @@ export function ago(unixSeconds, now = Date.now() / 1000) {
 /** A length of time in its largest unit. */
 export function span(seconds) {
   if (!defined(seconds)) return UNDEFINED;
-  for (const [size, unit] of [[86400, "d"], [3600, "h"], [60, "min"]]) {
+  for (const [size, unit] of [
+    [86400, "d"],
+    [3600, "h"],
+    [60, "min"],
+  ]) {
     if (seconds >= size) return `${Math.floor(seconds / size)} ${unit}`;
   }
   return `${Math.round(seconds)} s`;
 }
 
 /** Date and time of day in the reader's zone. */
-export const moment = (unixSeconds) => (defined(unixSeconds) ? new Date(unixSeconds * 1000).toLocaleString() : UNDEFINED);
+export const moment = (unixSeconds) =>
+  defined(unixSeconds) ? new Date(unixSeconds * 1000).toLocaleString() : UNDEFINED;
 
 /** A name in a file's name: what is not a letter, digit, point or dash becomes a dash. */
-export const fileName = (...parts) => parts.join("-").replace(/[^\p{L}\p{N}._-]+/gu, "-").slice(0, 120);
+export const fileName = (...parts) =>
+  parts
+    .join("-")
+    .replace(/[^\p{L}\p{N}._-]+/gu, "-")
+    .slice(0, 120);
 
 /** Text for plotly.js, which reads some tags in titles and names: none of them is left. */
 export const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 
 /** A scope in words. */
-export const scopeWords = (scope) => (scope.startsWith("group:") ? `group ${scope.slice(6)}` : scope.startsWith("layer:") ? `layer ${scope.slice(6)}` : "network");
+export const scopeWords = (scope) =>
+  scope.startsWith("group:")
+    ? `group ${scope.slice(6)}`
+    : scope.startsWith("layer:")
+      ? `layer ${scope.slice(6)}`
+      : "network";
 
 /** Hallmarks in words, by the names of the API. */
 export const HALLMARKS = {
