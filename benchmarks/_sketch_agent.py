@@ -19,6 +19,7 @@ from trajmon.numerics.gram import PathIndices, compile_kernels, gram_rows
 from trajmon.numerics.layout import Group, Layer, Layout
 from trajmon.numerics.sketch import SketchPlan, gram_rows_with_sketches
 from trajmon.snapshots.format import SnapshotHeader, snapshot_bytes
+from trajmon.snapshots.mapped import releaser
 from trajmon.snapshots.store import SnapshotStore
 from trajmon_protos.sketch import SketchSpec, default_bins
 
@@ -119,8 +120,9 @@ def row(folder: Path, checkpoint: int) -> dict[str, float]:
     path = PathIndices(*((None,) * 3 if not stored else (len(stored) - 1, None, None)))
     if len(stored) > 1:
         path = PathIndices(1, 0, 1)
+    new = snapshots.data(checkpoint)
     _, (sketch,) = gram_rows_with_sketches(
-        layout, [snapshots.data(checkpoint)], stored, [path], plan, threads=THREADS
+        layout, [new], stored, [path], plan, threads=THREADS, release=releaser([*stored, new])
     )
     seconds = time.perf_counter() - began
     data, header = sketch.sketch_bytes(), header_of(plan.sketch_layout, checkpoint)
@@ -137,6 +139,7 @@ def row(folder: Path, checkpoint: int) -> dict[str, float]:
         "gigabytes": (1 + len(stored)) * layout.nbytes / 1e9,
         "own_bytes": memory.own_bytes,
         "total_bytes": memory.total_bytes,
+        "slot_bytes": layout.nbytes,
         "snapshot_bytes": snapshot_bytes(header_of(layout, checkpoint), layout.nbytes),
         "sketch_bytes": snapshot_bytes(header, plan.sketch_layout.nbytes),
         "disk_bytes": sum(

@@ -30,7 +30,7 @@ BINS = 16_381
 THREADS = 2
 ROUNDS = 9
 READ_SHARE = 0.3
-# What fits into 2 GiB: a float64 for each entry; 12 bytes for each one that is not 0, twice while it is made.
+# The dense matrix of the first has 2 GiB. That of the second has 0.4 GiB, and takes a minute to make.
 GAUSSIAN_ELEMENTS = 16_384
 SPARSE_ELEMENTS = 4_000_000
 CHECKPOINTS = 4
@@ -113,21 +113,19 @@ def measure_a_billion() -> list[dict[str, Any]]:
                     timeout=TRAINING_SECONDS,
                 )
             rows.append(json.loads(answer.stdout))
-    own, last = max(row["own_bytes"] for row in rows), rows[-1]
+    own, total = (max(row[name] for row in rows) for name in ("own_bytes", "total_bytes"))
+    last = rows[-1]
     what = f"{last['parameters'] / 1e9:.3f}e9 float32, {last['bins']:.0f} bins"
     return [
         figure(
-            f"{what}: peak memory, mapped files left out",
-            own / 2**30,
+            f"{what}: the agent's peak memory, mapped snapshots included",
+            total / 2**30,
             "GiB",
-            f"{MOST_BYTES / 2**30:.0f} or less",
-            own <= MOST_BYTES,
+            f"{(MOST_BYTES - last['slot_bytes']) / 2**30:.1f} or less",
+            total + last["slot_bytes"] <= MOST_BYTES,
         ),
-        figure(
-            "with the mapped snapshots, which the system can take back",
-            max(row["total_bytes"] for row in rows) / 2**30,
-            "GiB",
-        ),
+        figure("of it the agent's own", own / 2**30, "GiB"),
+        figure("beside it in shared memory: the slot of training's copy", last["slot_bytes"] / 2**30, "GiB"),
         figure("row with sketch, 2 stored snapshots", min(row["seconds"] for row in rows[2:]), "s"),
         figure("a sketch on disk", last["sketch_bytes"] / 2**20, "MiB a checkpoint"),
         figure("a snapshot on disk, of which two are kept", last["snapshot_bytes"] / 2**20, "MiB"),

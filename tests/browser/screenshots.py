@@ -38,7 +38,7 @@ LETTERS_STEPS, EVERY = 800, 20
 _WIDTH, _HEADS, _BLOCKS, _CONTEXT = 48, 4, 6, 48
 _WIDE = {"width": 1440, "height": 900}
 PICTURES = {
-    "web-list": ("/", _WIDE, "light"),
+    "web-list": ("/", {"width": 1440, "height": 300}, "light"),
     "web-run": ("/runs/resnet", _WIDE, "light"),
     "web-run-dark": ("/runs/gpt?tau=0&open=null&open=spectrum", _WIDE, "dark"),
     "web-layers": ("/runs/gpt/layers?filter=*attn.*", {"width": 1280, "height": 860}, "light"),

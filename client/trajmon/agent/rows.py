@@ -20,6 +20,7 @@ from trajmon.rundir import RunDescription, RunDir
 from trajmon.sharding.reshard import Resharder
 from trajmon.snapshots.format import SnapshotHeader, TrainingMode
 from trajmon.snapshots.keeping import SnapshotMode, is_kept
+from trajmon.snapshots.mapped import LARGE_BYTES, releaser
 from trajmon.snapshots.store import SnapshotStore, path_to
 from trajmon_protos.record import PRODUCTS, LayerStatus, Row, encode, payload_bytes
 from trajmon_protos.v1 import types_pb2
@@ -185,11 +186,19 @@ class RowMaker:
             return [self._unknown_row(first)]
         paths = [_indices(path_to(checkpoint, self._headers)) for checkpoint in checkpoints]
         stored = self._data[:first]
+        is_large = self._layout.nbytes >= LARGE_BYTES
+        release = releaser([*stored, *new]) if is_large else None
         if self._sketcher is None:
-            rows = gram_rows(self._layout, new, stored, paths, threads=self._threads)
+            rows = gram_rows(self._layout, new, stored, paths, threads=self._threads, release=release)
             return [self._of_layers(row, range(first)) for row in rows]
         rows, sketches = gram_rows_with_sketches(
-            self._layout, new, stored, paths, self._sketcher.plan, threads=self._threads
+            self._layout,
+            new,
+            stored,
+            paths,
+            self._sketcher.plan,
+            threads=self._threads,
+            release=release,
         )
         summed = [self._of_layers(row, range(first)) for row in rows]
         for checkpoint, row, sketch in zip(checkpoints, summed, sketches, strict=True):

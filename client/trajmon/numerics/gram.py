@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +13,13 @@ from trajmon.numerics import kernel
 from trajmon.numerics.errors import SnapshotError
 from trajmon.numerics.layout import NETWORK, Dtype, Group, Layer, Layout
 from trajmon.numerics.sketch_kernel import NO_FOLDING, Folding
-from trajmon.numerics.work import Work, address_of, cut_into_pieces, cut_into_tasks, in_pieces
+from trajmon.numerics.work import Work, address_of, bytes_of, cut_into_pieces, cut_into_tasks, in_pieces
 from trajmon_protos.record import PRODUCTS, LayerStatus
 
 __all__ = [
     "GramRow",
     "PathIndices",
+    "Release",
     "compile_kernels",
     "folded_rows",
     "gram_row",
@@ -26,6 +28,11 @@ __all__ = [
     "sum_layers",
 ]
 
+Release = Callable[[int, int], None]
+"""Told first byte and end of a part of the snapshots that is done with."""
+
+_PIECE_BYTES: Final = 64 << 20
+"""Largest part that is released at once."""
 _UPDATE_SQUARED, _UPDATE_DOT, _DISPLACEMENT_SQUARED, _DISPLACEMENT_DOT = range(len(PRODUCTS))
 
 
@@ -112,15 +119,23 @@ def gram_rows(
     paths: Sequence[PathIndices],
     *,
     threads: int = 1,
+    release: Release | None = None,
 ) -> list[GramRow]:
     """Rows of consecutive new snapshots, with one pass over the stored ones for all of them.
 
     Row i is ``gram_row(layout, new[i], [*stored, *new[:i]], paths[i])``, bit for bit. Beside the rows themselves it
     takes a few hundred bytes for each row and column in each layer and each 131072 elements. The new snapshots'
-    blocks, 64 KiB each, should fit into a core's cache together: up to 8. Raises as :func:`gram_row` does.
+    blocks, 64 KiB each, should fit into a core's cache together: up to 8. `release` is told which bytes of the
+    snapshots are done with, part by part, in any order. Raises as :func:`gram_row` does.
     """
     return folded_rows(
-        layout, new, stored, paths, lambda work, pieces: lambda index: NO_FOLDING, threads=threads
+        layout,
+        new,
+        stored,
+        paths,
+        lambda work, pieces: lambda index: NO_FOLDING,
+        threads=threads,
+        release=release,
     )
 
 
@@ -132,6 +147,7 @@ def folded_rows(
     prepare: Callable[[Work, Sequence[NDArray[np.int64]]], Callable[[int], Folding]],
     *,
     threads: int = 1,
+    release: Release | None = None,
 ) -> list[GramRow]:
     """:func:`gram_rows`, with the new snapshots folded into sketches as they pass.
 
@@ -162,7 +178,7 @@ def folded_rows(
         [_on_path(path, known[: len(stored) + i + 1]) for i, path in enumerate(paths)], np.uint64
     ).reshape(-1, 4)
 
-    pieces = cut_into_pieces(work.tasks, threads)
+    pieces = cut_into_pieces(work.tasks, threads, 1 if release is None else layout.nbytes // _PIECE_BYTES)
     folding_of = prepare(work, pieces)
 
     def run(index: int) -> None:
@@ -178,6 +194,8 @@ def folded_rows(
             slot_products,
             folding_of(index),
         )
+        if release is not None:
+            release(*bytes_of(work, pieces[index]))
 
     in_pieces(run, len(pieces), threads)
     rows = []

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trajmon.numerics import kernel
 from trajmon.numerics.errors import SnapshotError
-from trajmon.numerics.gram import GramRow, PathIndices, folded_rows
+from trajmon.numerics.gram import GramRow, PathIndices, Release, folded_rows
 from trajmon.numerics.layout import NETWORK, Dtype, Group, Layer, Layout
 from trajmon.numerics.sketch_kernel import Folding, add_digits
 from trajmon.numerics.work import Work, address_of, cut_into_pieces, cut_into_tasks, in_pieces
@@ -163,6 +163,7 @@ def gram_rows_with_sketches(
     plan: SketchPlan,
     *,
     threads: int = 1,
+    release: Release | None = None,
 ) -> tuple[list[GramRow], list[Sketch]]:
     """:func:`trajmon.numerics.gram.gram_rows`, and the sketches of the new snapshots, in one pass over their bytes.
 
@@ -177,7 +178,7 @@ def gram_rows_with_sketches(
         made.append(_Sums(plan, len(new), work, pieces))
         return made[0].folding
 
-    rows = folded_rows(layout, new, stored, paths, prepare, threads=threads)
+    rows = folded_rows(layout, new, stored, paths, prepare, threads=threads, release=release)
     return rows, made[0].sketches()
 
 

@@ -15,7 +15,7 @@ from trajmon.numerics import kernel
 from trajmon.numerics.errors import SnapshotError
 from trajmon.numerics.layout import Layer, Layout
 
-__all__ = ["Work", "address_of", "cut_into_pieces", "cut_into_tasks", "in_pieces"]
+__all__ = ["Work", "address_of", "bytes_of", "cut_into_pieces", "cut_into_tasks", "in_pieces"]
 
 _ADDRESS_MULTIPLE = 8
 # More pieces than threads: a thread that the system holds up must not hold up the row.
@@ -56,12 +56,18 @@ def in_pieces(run: Callable[[int], None], count: int, threads: int) -> None:
             list(pool.map(run, range(count)))
 
 
-def cut_into_pieces(tasks: NDArray[np.int64], threads: int) -> list[NDArray[np.int64]]:
-    """What the threads share: runs of tasks, [k+1] first blocks each."""
+def cut_into_pieces(tasks: NDArray[np.int64], threads: int, least: int = 1) -> list[NDArray[np.int64]]:
+    """What the threads share: at least so many runs of tasks, if there are, [k+1] first blocks each."""
     count = len(tasks) - 1
-    number = min(count, 1 if threads == 1 else threads * _PIECES_PER_THREAD)
+    number = min(count, max(least, 1 if threads == 1 else threads * _PIECES_PER_THREAD))
     cuts = [index * count // number for index in range(number + 1)] if number else []
     return [tasks[a : b + 1] for a, b in pairwise(cuts)]
+
+
+def bytes_of(work: Work, piece: NDArray[np.int64]) -> tuple[int, int]:
+    """Where in a snapshot the elements of a piece begin and end, at most eight bytes a element."""
+    first, last = work.segments[work.blocks[piece[0]]], work.segments[work.blocks[piece[-1]] - 1]
+    return int(first[0]), int(last[0] + 8 * last[1])
 
 
 def cut_into_tasks(layout: Layout) -> Work:

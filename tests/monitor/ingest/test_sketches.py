@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from support.core import Server, play
+from support.core import CALLER, Server, play
 from support.rows import Cut, SyntheticRun
 from support.sketches import SPEC, part_sketch_row, sketch_record, sketch_row, thinned
 from trajmon_protos.record import LayerStatus
 from trajmon_protos.sketch import SketchSpec
 from trajmon_protos.sketch_record import SketchRow, decode_sketch, encode_sketch
+from trajmon_server.config import Limits
 from trajmon_server.errors import Conflict, InvalidRequest, OutOfOrder
+from trajmon_server.query.core import MapQuery, Query
 from trajmon_server.runs.run import Run
 
 COUNT = 12
@@ -165,6 +167,7 @@ def test_what_came_ahead_of_its_row_is_shown_until_the_row_comes(
         assert "update_norm" not in early.errors["network"]
         assert run.meta(COUNT - 1) is not None
         assert run.current_advice().checkpoint == COUNT - 1
+        await early_maps(server, source, truth)
         for checkpoint in range(6, COUNT):
             await server.push_whole(source, source.record(checkpoint))
         await analysed(server, source)
@@ -173,6 +176,30 @@ def test_what_came_ahead_of_its_row_is_shown_until_the_row_comes(
         assert run.shown.errors["network"] == {}
 
     play(server, scenario())
+
+
+async def early_maps(server: Server, source: SyntheticRun, truth: NDArray[np.float64]) -> None:
+    """Maps and curves reach as far as the sketches do."""
+    query = Query(server.house.registry, server.house.journal, Limits(), server.executor)
+    lengths = np.sqrt(np.diagonal(truth))
+    for scope in ("network", "layer:layer1.weight"):
+        answer = await query.map(source.name, MapQuery(scope), CALLER)
+        assert answer.checkpoint.tolist() == list(range(COUNT))
+        assert answer.step.tolist() == [10 * number for number in range(COUNT)]
+        assert answer.error is not None
+        assert (answer.error[:6, :6] == 0.0).all()
+        assert (np.diagonal(answer.error) == 0.0).all()
+        assert answer.error[-1, 0] > 0.0
+        if scope == "network":
+            off = np.abs(answer.map - truth / np.outer(lengths, lengths))
+            assert np.mean(off <= 3.0 * answer.error + 1e-9) > 0.95
+    about = await query.map(source.name, MapQuery(relative_to=0), CALLER)
+    assert about.map.shape == (COUNT - 1, COUNT - 1)
+    curves = await query.hallmarks(source.name, "network", CALLER)
+    update = np.linalg.norm(np.diff(source.parameters, axis=0).reshape(COUNT - 1, -1), axis=1)
+    np.testing.assert_allclose(curves["update_norm"][1:], update, rtol=1e-9)
+    assert curves["error:mds"][-1] > 0.0
+    assert curves["error:mds"][5] == 0.0
 
 
 def with_header(change: Callable[[SketchRow], object]) -> Callable[[SketchRow], SketchRow]:

@@ -66,6 +66,7 @@ export class MapPlot {
   #made = null;
   #cursor = null;
   #ready = false;
+  #byKeys = false;
 
   /** `readout` takes the words for the entry under the cursor. */
   constructor(div, readout = null) {
@@ -246,7 +247,10 @@ export class MapPlot {
     this.#ready = true;
     const div = this.#div;
     div.append(this.#tip);
+    div.addEventListener("mousemove", () => (this.#byKeys = false), { capture: true });
     div.on("plotly_hover", ({ points: [point], event }) => {
+      // A plot that is drawn again tells of the mouse that rests on it: while keys move the cursor, that is no news.
+      if (this.#byKeys) return;
       const [i, j] = [point.pointIndex[0], point.pointIndex[1]];
       const words = entryWords(this.#map, i, j);
       if (this.#readout) this.#readout.textContent = words;
@@ -284,6 +288,8 @@ export class MapPlot {
     if (!move) return;
     event.preventDefault();
     event.stopPropagation();
+    this.#byKeys = true;
+    this.#tip.hidden = true;
     const last = this.#map.n - 1;
     const far = event.shiftKey ? 10 : 1;
     const from = this.#cursor ?? [last, last].map((at, k) => at - move[k] * far);
