@@ -8,7 +8,7 @@ TOOLS := $(VENV)-tools/.ready
 PIP := -m pip --disable-pip-version-check install --quiet --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format lint types imports proto proto-check bench faults distributed api-fuzz zero3 promtool clean
+.PHONY: browser screenshots help venv demo test check format lint types imports proto proto-check bench faults distributed api-fuzz zero3 promtool clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,7 +35,7 @@ $(TOOLS):
 demo: $(READY)  ## server, a real small training, its trajectory map and advice: about a minute
 	$(BIN)/trajmon demo
 
-test: $(READY) promtool  ## all tests and doctests, warnings are errors
+test: $(READY) promtool browser  ## all tests and doctests, warnings are errors
 	$(BIN)/python -m pytest --quiet
 
 check: format lint types imports proto-check test  ## what has to pass before a change goes in
@@ -72,6 +72,19 @@ $(VENV)-deepspeed/.ready: $(READY)
 
 zero3: $(VENV)-deepspeed/.ready  ## the sharded recording under DeepSpeed ZeRO-3
 	PYTHONPATH=$(VENV)-deepspeed $(BIN)/python -m pytest --quiet --override-ini "norecursedirs=.* v1" --timeout 300 tests/zero3
+
+browser:  ## install chromium (Debian package) unless it is there
+	@command -v chromium >/dev/null && exit 0; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	  echo "the browser tests need chromium on the PATH; on Debian, as root: apt-get install chromium" >&2; \
+	  exit 1; \
+	fi; \
+	echo "installing the Debian package chromium"; \
+	apt-get update -qq >/dev/null && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null
+
+screenshots: $(READY) browser  ## pictures of the page for docs/images, from real trainings: some minutes
+	cd tests && ../$(BIN)/python -m browser.screenshots
 
 # The Debian package starts a service when it is installed; run level 1 keeps it from doing so.
 promtool:  ## install prometheus and promtool (Debian package) unless they are there

@@ -31,7 +31,7 @@ from trajmon.errors import (
 from trajmon.numerics.layout import Layout
 from trajmon.rundir import RecorderNote, RunDescription, RunDir
 from trajmon.snapshots.format import SnapshotHeader
-from trajmon.snapshots.keeping import FEWEST_ANCHORED, LAST, SnapshotMode, most_anchored
+from trajmon.snapshots.keeping import FEWEST_ANCHORED, LAST, SnapshotMode, files_within, most_anchored
 from trajmon.snapshots.slot import Slot, SlotState, remove_forgotten
 from trajmon.snapshots.store import SnapshotStore, path_to
 from trajmon_protos.names import RUN_NAME, RUN_NAME_RULE
@@ -179,22 +179,31 @@ def begin(
 def keeping(run_dir: RunDir, options: Options, nbytes: int, budget_bytes: int) -> tuple[SnapshotMode, int]:
     """Which snapshots an attempt keeps, and how many at most.
 
-    What an earlier attempt did not keep is gone: one that asks for more goes on with what that one kept.
+    What an earlier attempt did not keep is gone: one that asks for more goes on with what that one kept, as far as its
+    budget allows. Raises RefusedError for a budget that is too small to go on in.
     """
     earlier = RecorderNote.read(run_dir)
     order = get_args(SnapshotMode)
+    mode, most = options.mode, options.keep or _ANCHORED
     if earlier is not None and order.index(earlier.keeping) > order.index(options.mode):
         log.info("run %r goes on in mode %r, as before", options.run, earlier.keeping)
-        return earlier.keeping, earlier.keep
-    if options.mode != "anchored":
-        return options.mode, LAST if options.mode == "sketch" else 0
+        mode, most = earlier.keeping, earlier.keep or _ANCHORED
+    if mode == "exact":
+        return mode, 0
+    if mode == "sketch":
+        if files_within(budget_bytes, nbytes) <= LAST:
+            raise RefusedError(
+                f'mode="sketch" keeps {LAST} snapshots of {nbytes} bytes and works on one more; the budget is '
+                f"{budget_bytes} bytes: give a larger snapshot_budget_bytes"
+            )
+        return mode, LAST
     fitting = most_anchored(budget_bytes, nbytes)
     if fitting < FEWEST_ANCHORED:
         raise RefusedError(
             f'mode="anchored" keeps at least {FEWEST_ANCHORED} snapshots of {nbytes} bytes and works on two more; the '
             f'budget is {budget_bytes} bytes: give a larger snapshot_budget_bytes, or use mode="sketch"'
         )
-    return "anchored", min(fitting, options.keep or _ANCHORED)
+    return mode, min(fitting, most)
 
 
 def create_folders(run_dir: RunDir, options: Options) -> None:
@@ -319,7 +328,7 @@ def _start(
     """Where the next attempt starts, and its number."""
     # The slot before the store: an agent of the last attempt may be moving a checkpoint from one to the other.
     waiting = slot_header(slot)
-    used_bytes = store.used_bytes()
+    used_bytes = store.kept_bytes()
     budget_bytes = options.budget_bytes
     if budget_bytes is None:
         free_bytes = shutil.disk_usage(run_dir.snapshots).free

@@ -19,7 +19,7 @@ from trajmon._files import ProcessLock
 from trajmon._metadata import Metadata
 from trajmon._overlap import OverlappedCopy, cuda_device, steps_all
 from trajmon.advice import AnswerReader
-from trajmon.errors import CheckpointSkippedError, RecordingStoppedError
+from trajmon.errors import CheckpointSkippedError, RecordingStoppedError, SnapshotError
 from trajmon.numerics.errors import ModelChangedError
 from trajmon.numerics.layout import Layout
 from trajmon.rundir import AgentNote, RecorderNote, RunDescription, RunDir
@@ -55,9 +55,9 @@ class Start:
     headers: Mapping[int, SnapshotHeader] | None = None
     """Of the checkpoints before; None for a new run."""
     used_bytes: int = 0
-    """That the snapshots before take."""
+    """That the snapshots before take, those with their data."""
     budget_bytes: int = 0
-    """That all snapshots of the run may take."""
+    """That all snapshots of the run may take, those with their data."""
     memory_bytes: int | None = None
     """That a copy may take of the host's memory; None: any amount."""
 
@@ -339,8 +339,9 @@ class Session:
         """Fall over to keeping fewer snapshots in time; else RecordingStoppedError, CheckpointSkippedError."""
         budget = self._start.budget_bytes
         if self.note.keeping != "exact":
-            # What is given up meanwhile is not counted here: look.
-            self._used_bytes = self._store.used_bytes()
+            if self._used_bytes + file_bytes > budget:
+                # What is given up meanwhile is not counted here: look.
+                self._used_bytes = self._store.kept_bytes() + self._bytes_in_slot(file_bytes)
             if self._used_bytes + file_bytes > budget:
                 raise self._skip(
                     header, OSError(f"the agent has not yet made room in the budget of {budget} bytes")
@@ -367,6 +368,15 @@ class Session:
                 f"{self._used_bytes} bytes, checkpoint {header.checkpoint} needs {file_bytes} more; recording "
                 "stopped, training goes on. Give a larger snapshot_budget_bytes, or record less often"
             )
+
+    def _bytes_in_slot(self, file_bytes: int) -> int:
+        """What the checkpoint in the slot will take in the store, where it is not yet."""
+        try:
+            number = None if self._slot is None else self._slot.full_number()
+        except SnapshotError:
+            # It cannot be told what it is: the agent gives it up.
+            number = None
+        return 0 if number is None or self._store.path(number).exists() else file_bytes
 
     def _keep_agent_alive(self) -> None:
         try:

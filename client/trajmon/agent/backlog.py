@@ -30,14 +30,14 @@ class Backlog:
         self._store = store
         self._spool = spool
         self._progress = progress
-        self._first = first_checkpoint
+        self.first = first_checkpoint
         self._lock = threading.Lock()
         self._oldest: tuple[int, float] = (-1, 0.0)
 
     @property
     def start(self) -> int:
         """First checkpoint that is not acknowledged and has a row to make here."""
-        return max(self._first, self._progress.acked)
+        return max(self.first, self._progress.acked)
 
     def update(self, looked: Looked, *, over: bool | None = None) -> None:
         """Tell what a look has found; `over`: training is over, and no row can be computed. None: not known."""

@@ -59,6 +59,7 @@ class Agent:
         self._terminated = False
         self._over_since: float | None = None
         self._worked_to = 0
+        self._thinned: tuple[int, str, int] = (-1, "exact", 0)
         self._rows_computed = 0
 
     def terminate(self) -> None:
@@ -119,7 +120,11 @@ class Agent:
     def _next_rows(self) -> bool:
         """Compute the rows that are due into the spool; False if there is none, or no room. Raises OSError."""
         self._worked_to = self._drain.look().recorded
+        for checkpoint in self._sketches.take_damaged():
+            self._rows.sketch_again(checkpoint)
         due = self._due(self._worked_to)
+        if not due:
+            self._thin()
         if not due or not self._rows.gather():
             return False
         note = RecorderNote.read(self._run_dir) or RecorderNote(attempt=1)
@@ -134,11 +139,29 @@ class Agent:
             self._spool.put(checkpoint, record)
             self._progress.wake()
             self._rows_computed += 1
-        if note.keeping != "exact":
-            self._rows.thin(due[-1], note.keeping, note.keep)
+        self._thin()
         computed, unreadable = self._rows_computed, self._rows.unreadable[:_MAX_UNREADABLE]
         self._progress.note(lambda known: replace(known, rows_computed=computed, unreadable=unreadable))
         return True
+
+    def _thin(self) -> None:
+        """Give up snapshots that are not to be kept: after rows, and where somebody was killed before. Raises OSError.
+
+        Not only after rows: training whose budget is used up records none before there is room.
+        """
+        start = self._backlog.start
+        newest = self._spool.first_missing(start) - 1
+        note = RecorderNote.read(self._run_dir) or RecorderNote(attempt=1)
+        wanted = (newest, note.keeping, note.keep)
+        if newest < self._backlog.first or wanted == self._thinned:
+            return
+        if note.keeping != "exact":
+            if not self._rows.gather():
+                return
+            self._rows.sketch_from_here(self._sketches)
+            self._rows.sketch_up_to(newest + 1)
+            self._rows.thin(newest, note.keeping, note.keep)
+        self._thinned = wanted
 
     def _due(self, recorded: int) -> list[int]:
         """Consecutive checkpoints whose rows come next, as many as are worked on together. Raises OSError."""
@@ -190,7 +213,7 @@ class Agent:
 
     def _ending_of_sync(self, recorded: int) -> Ending | None:
         """While training goes on: everything so far is handed in, or nothing moves any more."""
-        if self._backlog.start >= recorded and self._sketches.first is None:
+        if self._backlog.start >= recorded and not self._sender.has_sketches:
             return "settled"
         if self._progress.refused:
             return "refused"

@@ -50,6 +50,7 @@ class RowMaker:
         self._run_dir = run_dir
         self._run = run
         self._sketcher: Sketcher | None = None
+        self._announced: set[int] = set()
         self._not_kept: set[int] = set()
         self._layout = run.snapshot_layout
         self._store = store
@@ -87,9 +88,29 @@ class RowMaker:
         self._load(stop - 1)
         for checkpoint in range(self._unsketched, stop):
             if self._data[checkpoint] is not None and not self._sketcher.has(checkpoint):
-                row, sketch = self._alone(checkpoint, self._sketcher)
-                self._sketcher.put(self._headers[checkpoint], self._row_header(checkpoint), row, sketch)
+                # One that is damaged was handed in when it was made.
+                self._sketch_alone(
+                    checkpoint, self._sketcher, hand_in=not self._sketcher.was_made(checkpoint)
+                )
+                self._announced.add(checkpoint)
             self._unsketched = checkpoint + 1
+
+    def sketch_again(self, checkpoint: int) -> None:
+        """Make the record of a sketch anew, whose file in the spool was damaged. Raises OSError."""
+        if self._sketcher is None:
+            return
+        self._load(checkpoint)
+        if self._data[checkpoint] is None:
+            log.error(
+                "the sketch of checkpoint %d was damaged before it was handed in, and is lost", checkpoint
+            )
+        else:
+            self._sketch_alone(checkpoint, self._sketcher, hand_in=True)
+
+    def _sketch_alone(self, checkpoint: int, sketcher: Sketcher, *, hand_in: bool) -> None:
+        row, sketch = self._alone(checkpoint, sketcher)
+        row_header = self._row_header(checkpoint)
+        sketcher.put(self._headers[checkpoint], row_header, row, sketch, hand_in=hand_in)
 
     def _alone(self, checkpoint: int, sketcher: Sketcher) -> tuple[GramRow, Sketch]:
         """Sketch, norms and update products of a checkpoint, from its own snapshot and its path's neighbours."""
@@ -117,8 +138,10 @@ class RowMaker:
 
         One without a sketch stays: nothing would be known of it any more.
         """
+        self._load(newest)
+        previous = path_to(newest, self._headers)[-2] if newest else None
         for checkpoint, data in enumerate(self._data[: newest + 1]):
-            if data is None or is_kept(checkpoint, newest, mode, keep):
+            if data is None or is_kept(checkpoint, newest, mode, keep, previous):
                 continue
             if self._sketcher is not None and self._sketcher.has(checkpoint):
                 self._store.give_up(checkpoint)
@@ -202,14 +225,18 @@ class RowMaker:
         )
         summed = [self._of_layers(row, range(first)) for row in rows]
         for checkpoint, row, sketch in zip(checkpoints, summed, sketches, strict=True):
-            if not self._sketcher.has(checkpoint):
-                self._sketcher.put(self._headers[checkpoint], self._row_header(checkpoint), row, sketch)
+            # A server that lacks the row may lack the sketch as well, be it one that was made long ago.
+            hand_in = checkpoint not in self._announced
+            row_header = self._row_header(checkpoint)
+            self._sketcher.put(self._headers[checkpoint], row_header, row, sketch, hand_in=hand_in)
+            self._announced.discard(checkpoint)
         return summed
 
     def _of_layers(self, row: GramRow, stored: Sequence[int]) -> GramRow:
         """A row over the run's layers, with the reason why older snapshots are missing; `stored`: which it saw."""
         gone = [number for number in stored if self._data[number] is None]
-        if gone and self._not_kept.issuperset(gone):
+        if not self._not_kept.isdisjoint(gone):
+            # Others may be missing beside them: what is known of the rest is estimated all the same.
             planned = row.status == LayerStatus.SNAPSHOT_MISSING
             status = np.where(planned, LayerStatus.NOT_KEPT, row.status).astype(np.uint8)
             row = replace(row, status=status)
@@ -261,7 +288,7 @@ class RowMaker:
             previous=path_to(checkpoint, self._headers)[-2] if checkpoint else None,
             fingerprint=self._run.layout.fingerprint,
             num_layers=self._num_layers,
-            layers=() if shard is None else shard.layers,
+            layers=() if shard is None or shard.num_parts == 1 else shard.layers,
             info=types_pb2.CheckpointInfo(
                 step=header.step,
                 epoch=header.epoch,

@@ -116,9 +116,12 @@ class Sender(threading.Thread):
             return
         if self._opened is None or self._opened.attempt < note.attempt:
             self._open(connection, note)
-        elif self._opened.takes_sketches and (sketch := self._next_sketch()) is not None:
+            return
+        # Before the look at sketches: a row comes into the spool after its sketch.
+        has_row = self._progress.acked in self._spool
+        if (sketch := self._next_sketch(self._opened, has_row=has_row)) is not None:
             self._push_sketch(connection, self._opened, *sketch)
-        elif (record := self._spool.get(self._progress.acked)) is not None:
+        elif has_row and (record := self._spool.get(self._progress.acked)) is not None:
             self._push(connection, self._opened, record)
         elif time.monotonic() >= self._next_report:
             self._report(connection, self._opened, note)
@@ -156,18 +159,48 @@ class Sender(threading.Thread):
             "opened at %s: epoch %d, next %d", connection.address, opened.writer_epoch, opened.next_checkpoint
         )
 
-    def _next_sketch(self) -> tuple[int, bytes] | None:
-        """The oldest sketch that is not acknowledged. Sketches go before rows, whose holes they fill."""
+    @property
+    def has_sketches(self) -> bool:
+        """Whether sketches wait that the server may take."""
+        opened = self._opened
+        return self._sketches.first is not None and (opened is None or opened.takes_sketches)
+
+    def _next_sketch(self, opened: Opened, *, has_row: bool) -> tuple[int, bytes] | None:
+        """The oldest sketch that is not acknowledged, if it is due: a sketch goes before its row, whose holes it fills.
+
+        Not before earlier rows that are there: the server takes sketches only so far ahead of rows.
+        """
+        if not opened.takes_sketches:
+            self._make_room_for_rows()
+            return None
         while (checkpoint := self._sketches.first) is not None:
+            if has_row and checkpoint > self._progress.acked:
+                return None
             record = self._sketches.get(checkpoint)
             if record is not None:
                 return checkpoint, record
         return None
 
-    def _push_sketch(self, connection: Connection, opened: Opened, checkpoint: int, record: bytes) -> None:
-        if self._hand_in(connection, opened, checkpoint, record) is not None:
+    def _make_room_for_rows(self) -> None:
+        """Keep some of the sketches that a server does not take, for the next one; rows must not wait for them."""
+        while self._sketches.total_bytes > self._settings.spool_cap_bytes // 2:
+            checkpoint = self._sketches.first
+            if checkpoint is None:
+                return
+            log.warning("the server takes no sketches; that of checkpoint %d was given up", checkpoint)
             self._sketches.drop(checkpoint)
-            self._succeeded()
+
+    def _push_sketch(self, connection: Connection, opened: Opened, checkpoint: int, record: bytes) -> None:
+        try:
+            if self._hand_in(connection, opened, checkpoint, record) is None:
+                return
+        except grpc.RpcError as error:
+            if classify(error).reason != "ROW_CONFLICT":
+                raise
+            # Made again from fewer snapshots. The one that is there was made first, and is no worse.
+            log.warning("the server keeps the sketch of checkpoint %d that it has", checkpoint)
+        self._sketches.drop(checkpoint)
+        self._succeeded()
 
     def _hand_in(
         self, connection: Connection, opened: Opened, checkpoint: int, record: bytes
@@ -199,8 +232,7 @@ class Sender(threading.Thread):
 
     def _report(self, connection: Connection, opened: Opened, note: RecorderNote) -> None:
         seen, acked = self._progress.seen, self._progress.acked
-        unsent = self._sketches.first is not None and opened.takes_sketches
-        complete = seen.training_over and acked >= seen.recorded and not unsent
+        complete = seen.training_over and acked >= seen.recorded and not self.has_sketches
         phase, reason = self._phase(note, complete)
         answer = connection.report(
             ingest_pb2.ReportStatusRequest(

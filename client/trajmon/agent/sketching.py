@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,8 @@ from trajmon_protos.sketch_record import DIGITS, SketchRow, encode_sketch, spec_
 from trajmon_protos.v1 import types_pb2
 
 __all__ = ["Sketcher"]
+
+log = logging.getLogger("trajmon.agent")
 
 
 class Sketcher:
@@ -46,10 +49,15 @@ class Sketcher:
         )
         self._store.remove_leftovers()
         self._known: dict[int, NDArray[np.uint8] | None] = {}
+        self._damaged: set[int] = set()
 
     def has(self, checkpoint: int) -> bool:
         """Whether the checkpoint's sketch is kept."""
         return self._load(checkpoint) is not None
+
+    def was_made(self, checkpoint: int) -> bool:
+        """Whether the sketch was made and its record handed in, be the file damaged since."""
+        return self._store.path(checkpoint).exists()
 
     def put(
         self,
@@ -57,18 +65,21 @@ class Sketcher:
         row_header: types_pb2.RowHeader,
         row: GramRow,
         sketch: Sketch,
+        *,
+        hand_in: bool,
     ) -> None:
-        """Keep the sketch of a checkpoint, and hand its record in; `row` holds its norms and products.
+        """Keep the sketch of a checkpoint, and hand its record in if asked; `row` holds its norms and products.
 
-        The record first: once the sketch is kept, the record is on its way. Raises OSError.
+        The record first: once the sketch is kept, the record is on its way. Made again it has the same bytes.
+        Raises OSError.
         """
         checkpoint = header.checkpoint
         data = sketch.sketch_bytes()
-        if checkpoint >= self._first and checkpoint not in self._spool:
+        if hand_in and checkpoint >= self._first and checkpoint not in self._spool:
             self._spool.put(checkpoint, self._record(row_header, row, sketch, data))
-        fresh = replace(header, fingerprint=self._fingerprint, kept=True)
-        self._store.write(checkpoint, fresh, data.data, durable=True)
-        self._known.pop(checkpoint, None)
+        if not self.has(checkpoint):
+            fresh = replace(header, fingerprint=self._fingerprint, kept=True)
+            self._store.write(checkpoint, fresh, data.data, durable=True)
 
     def _record(
         self, row_header: types_pb2.RowHeader, row: GramRow, sketch: Sketch, data: NDArray[np.uint8]
@@ -85,8 +96,10 @@ class Sketcher:
             np.isfinite(values[a : a + n]).all()
             for a, n in zip(self.plan.starts, self.plan.widths, strict=True)
         ]
-        status = np.where(defined, row.status, LayerStatus.NON_FINITE).astype(np.uint8)
-        if self._run.shard is not None:
+        # Which older snapshots were at hand is the row's to say: a record that is made again must not differ by it.
+        exact = np.array(defined) & (row.status != LayerStatus.NON_FINITE)
+        status = np.where(exact, LayerStatus.EXACT, LayerStatus.NON_FINITE).astype(np.uint8)
+        if row_header.num_parts > 1:
             used = np.flatnonzero(sketch.digits.any(axis=1))
             low, high = (int(used[0]), int(used[-1]) + 1) if used.size else (-LEVELS[0], 1 - LEVELS[0])
             values = sketch.digits[low:high]
@@ -97,7 +110,10 @@ class Sketcher:
         if checkpoint not in self._known:
             try:
                 self._known[checkpoint] = self._store.data(checkpoint)
-            except SnapshotError:
+            except SnapshotError as error:
                 # Not made yet, or damaged: what would rest on it is undefined.
+                if checkpoint not in self._damaged and self.was_made(checkpoint):
+                    self._damaged.add(checkpoint)
+                    log.warning("sketch of checkpoint %d: %s", checkpoint, error)
                 return None
         return self._known[checkpoint]

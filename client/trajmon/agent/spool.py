@@ -26,6 +26,7 @@ class Spool:
         self._decode = decode
         self._lock = threading.Lock()
         self._sizes: dict[int, int] = {}
+        self._damaged: list[int] = []
         for leftover in folder.glob(f".*{suffix}.*.tmp"):
             leftover.unlink(missing_ok=True)
         for file in folder.glob(f"*{suffix}"):
@@ -78,7 +79,7 @@ class Spool:
             self._sizes[checkpoint] = len(record)
 
     def get(self, checkpoint: int) -> bytes | None:
-        """A record; None if there is none. A file that does not match its checksum is removed."""
+        """A record; None if there is none. A file that does not match its checksum is removed, and remembered."""
         with self._lock:
             if checkpoint not in self._sizes:
                 return None
@@ -87,8 +88,16 @@ class Spool:
             self._decode(record)
         except (FileNotFoundError, RecordError):
             self.drop(checkpoint)
+            with self._lock:
+                self._damaged.append(checkpoint)
             return None
         return record
+
+    def take_damaged(self) -> list[int]:
+        """Numbers of the records that were found damaged since this was last called."""
+        with self._lock:
+            found, self._damaged = self._damaged, []
+        return found
 
     def drop_below(self, checkpoint: int) -> None:
         """Remove the records that are acknowledged."""

@@ -36,8 +36,8 @@ def sync(run_dir: Path, settings: AgentSettings | None = None) -> int:
             return now_left
         time.sleep(_POLL_SECONDS)
     try:
-        # A slot that is still there may hold one more checkpoint.
-        if _left(where) or where.slot_file.exists():
+        # A slot that is still there may hold one more checkpoint; a sketch may have stayed behind its row.
+        if _left(where) or where.slot_file.exists() or any(where.spool.glob("*.sketch")):
             agent = Agent(where, chosen)
             try:
                 agent.run()

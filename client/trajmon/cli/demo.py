@@ -187,3 +187,5 @@ def _say_where(console: Console, directory: Path) -> None:
     console.print(f"\npicture     {shown}/{RUN}.png")
     console.print(f"maps        xarray.open_zarr('{shown}/data/maps/<run id>.zarr')")
     console.print(f"look again  TRAJMON_HOME={shown} trajmon show {RUN}", soft_wrap=True)
+    console.print(f"web page    TRAJMON_HOME={shown} trajmon-server serve, then open", soft_wrap=True)
+    console.print(f"            http://127.0.0.1:8080/?token=$(cat {shown}/token)", soft_wrap=True)

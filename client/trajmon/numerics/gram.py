@@ -213,7 +213,8 @@ def folded_rows(
 def _on_path(path: PathIndices, addresses: Sequence[int]) -> tuple[int, int, int, int]:
     """Addresses of previous, the one before, origin and first; all 0 for the very first snapshot.
 
-    What is missing on the path is stood in for by the new snapshot; the columns are marked afterwards.
+    What is missing on the path is stood in for by the new snapshot; the columns are marked afterwards. Without
+    the origin there is no displacement to compute: it is 0 then.
     """
     if len(addresses) == 1:
         return (0, 0, 0, 0)
@@ -222,7 +223,7 @@ def _on_path(path: PathIndices, addresses: Sequence[int]) -> tuple[int, int, int
         new if index is None else addresses[index] or new
         for index in (path.previous, path.before_previous, 0, path.first)
     )
-    return previous, before, origin, first
+    return previous, before, origin if addresses[0] else 0, first
 
 
 def compile_kernels() -> None:

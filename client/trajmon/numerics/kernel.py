@@ -86,6 +86,24 @@ def _difference_products(
     return t0, t1, t2, t3
 
 
+@compiled(fastmath=SUMS)
+def _update_products(
+    x: np.uint64, previous: np.uint64, before: np.uint64, count: int, like: Any
+) -> tuple[float, float]:
+    """‖x−p‖² and ⟨x−p, p−b⟩ of one segment."""
+    t0 = t1 = 0.0
+    for start in range(0, count, RUN):
+        s0 = s1 = 0.0
+        for i in range(start, min(start + RUN, count)):
+            p = load(previous, i, like)
+            update = load(x, i, _F64) - p
+            s0 += update * update
+            s1 += update * (p - load(before, i, like))
+        t0 += s0
+        t1 += s1
+    return t0, t1
+
+
 @compiled()
 def _segment_rows(
     x: np.uint64,
@@ -125,6 +143,11 @@ def _segment_rows(
 def _segment_products(
     x: np.uint64, path: NDArray[np.uint64], offset: np.uint64, count: int, like: Any, out: Any
 ) -> None:
+    if path[2] == 0:
+        a, b = _update_products(x, path[0] + offset, path[1] + offset, count, like)
+        out[0] += a
+        out[1] += b
+        return
     a, b, c, d = _difference_products(
         x, path[0] + offset, path[1] + offset, path[2] + offset, path[3] + offset, count, like
     )
@@ -174,9 +197,9 @@ def run_tasks(
 
     `tasks`: [k+1], first block of each task; `blocks`: first segment of each block; `segments`: [S, 7], byte
     offset, elements, dtype code, slot, place in the block, layer, first element in the layer. `buffer`: [m, BLOCK],
-    scratch. `new` [m], `stored` [n], `paths` [m, 4: previous, the one before, origin, first; all 0: none]: addresses
-    of snapshots. `gram`: [m, slots, n + m], the last columns for the new snapshots; those after the row's own are
-    not filled alike. `products`: [m, slots, 4]. Both are zero at the start.
+    scratch. `new` [m], `stored` [n], `paths` [m, 4: previous, the one before, origin, first; all 0: none;
+    origin 0: no displacement]: addresses of snapshots. `gram`: [m, slots, n + m], the last columns for the new
+    snapshots; those after the row's own are not filled alike. `products`: [m, slots, 4]. Both are zero at the start.
 
     One function with and without sketches: a compiler that sees other code may sum in another order.
     """

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajmon.numerics.compiling import compiled
-from trajmon.numerics.sketch_tile import fold_two_levels
+from trajmon.numerics.sketch_tile import extremes, fold_two_levels
 from trajmon_protos.sketch import DIGIT_BITS, LEVELS, MAX_MAGNITUDE
 
 __all__ = ["NO_FOLDING", "Folding", "add_digits", "close_target", "fold_block"]
@@ -68,8 +68,7 @@ _TOP_BITS: Final = 36
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1: Final = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2: Final = np.uint64(0x94D049BB133111EB)
-_MAGNITUDE: Final = np.int64(0x7FFF_FFFF_FFFF_FFFF)
-_TOO_LARGE: Final = int(np.float64(MAX_MAGNITUDE).view(np.int64))
+_TOO_LARGE: Final = int(np.float64(MAX_MAGNITUDE).view(np.int64)) >> 32
 _BIAS: Final = 1023
 _FRACTION_BITS: Final = np.array([52, 23, 7, 10])
 """By dtype code, see ``kernel.CODES``: bits behind the leading one."""
@@ -110,20 +109,6 @@ def _word(seed: np.uint64, number: int) -> np.uint64:
     z = (z ^ (z >> np.uint64(30))) * _MIX_1
     z = (z ^ (z >> np.uint64(27))) * _MIX_2
     return z ^ (z >> np.uint64(31))
-
-
-@compiled()
-def _extremes(bits: NDArray[np.int64]) -> tuple[int, int]:
-    """Bit patterns of the largest and the smallest magnitude; 0, 0 where all are zero."""
-    largest, smallest = np.int64(0), np.uint64(0xFFFF_FFFF_FFFF_FFFF)
-    for i in range(len(bits)):
-        magnitude = bits[i] & _MAGNITUDE
-        largest = max(largest, magnitude)
-        # Zeros wrap round to the largest of all: they have no last bit.
-        smallest = min(smallest, np.uint64(magnitude) - np.uint64(1))
-    if largest == 0:
-        return 0, 0
-    return int(largest), int(smallest + np.uint64(1))
 
 
 @compiled()
@@ -291,14 +276,16 @@ def _fold_segment(folding: Any, row: int, chunk: int, at: int, code: int, x: NDA
     target, base, run = folding.boxes[chunk, 0], folding.boxes[chunk, 1], folding.boxes[chunk, 2]
     first_dim, num_dims = folding.boxes[chunk, 3], folding.boxes[chunk, 4]
     bits, count = x.view(np.int64), len(x)
-    largest, smallest = _extremes(bits)
+    found = extremes(np.uint64(x.ctypes.data), count)
+    largest = int(found >> np.uint64(32))
     if largest >= _TOO_LARGE:
         folding.undefined[row, target] = True
         return
     if largest == 0:
         return
-    exponent: int = (largest >> 52) - _BIAS
-    last_bit: int = (smallest >> 52) - _BIAS - _FRACTION_BITS[code]
+    smallest: int = int(found & np.uint64(0xFFFF_FFFF)) + 1
+    exponent: int = (largest >> 20) - _BIAS
+    last_bit: int = (smallest >> 20) - _BIAS - _FRACTION_BITS[code]
     high: int = (exponent + 1 - _TOP_BITS + DIGIT_BITS - 1) // DIGIT_BITS
     low: int = last_bit // DIGIT_BITS
     high = min(max(high, _LOWEST), _HIGHEST)

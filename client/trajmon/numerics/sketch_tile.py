@@ -1,4 +1,4 @@
-"""The innermost loop of a sketch: signs, rounding and sums of consecutive elements, in two levels.
+"""The innermost loops of a sketch: the range of a segment's elements; their signs, rounding and sums, in two levels.
 
 Written in LLVM's own terms: eight signs are eight bits of a byte, and serve as the mask of a vector. No operation may
 be fused or reordered here, so none carries a flag.
@@ -15,7 +15,7 @@ from numba import types
 from numba.core import cgutils as untyped_cgutils
 from numba.extending import intrinsic
 
-__all__ = ["fold_two_levels"]
+__all__ = ["extremes", "fold_two_levels"]
 
 _LANES: Final = 8
 """Bits of a byte."""
@@ -71,3 +71,57 @@ def _emit_step(builder: ir.IRBuilder, addresses: Any, magic: Any, k: Any, lanes:
 
 fold_two_levels: Any = intrinsic(_emit_fold)
 """``fold_two_levels(x, signs, high, low, rounder, count)``: see :func:`_emit_fold`."""
+
+
+def _emit_extremes(_context: Any, x: Any, count: Any) -> tuple[Any, Any]:
+    """Upper halves of the largest and of the smallest magnitude of `count` float64 at `x`, as one number: the largest
+    times 2^32, plus the smallest less 1. What has an upper half of 0 is left out of the smallest: all ones without any.
+
+    Words of 32 bits: there are more of them in a vector, and every processor compares them.
+    """
+
+    def generate(_target: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
+        address, number = arguments
+        whole, word = ir.IntType(64), ir.IntType(32)
+        vectors = builder.and_(number, ir.Constant(whole, -_LANES))
+        ends = []
+        for start, end, lanes in ((ir.Constant(whole, 0), vectors, _LANES), (vectors, number, 1)):
+            kind = ir.VectorType(word, lanes)
+            largest = cgutils.alloca_once_value(builder, ir.Constant(kind, [0] * lanes))
+            smallest = cgutils.alloca_once_value(builder, ir.Constant(kind, [0xFFFF_FFFF] * lanes))
+            with cgutils.for_range_slice(builder, start, end, ir.Constant(whole, lanes)) as (k, _):
+                _emit_look(builder, address, k, lanes, (largest, smallest))
+            ends += [(largest, smallest, lanes)]
+        most, least = ir.Constant(word, 0), ir.Constant(word, 0xFFFF_FFFF)
+        for largest, smallest, lanes in ends:
+            several, few = builder.load(largest), builder.load(smallest)
+            for lane in range(lanes):
+                place = ir.Constant(ir.IntType(32), lane)
+                most = _extreme(builder, ">", most, builder.extract_element(several, place))
+                least = _extreme(builder, "<", least, builder.extract_element(few, place))
+        upper = builder.shl(builder.zext(most, whole), ir.Constant(whole, 32))
+        return builder.or_(upper, builder.zext(least, whole))
+
+    return types.uint64(types.uint64, types.int64), generate
+
+
+def _emit_look(builder: ir.IRBuilder, address: Any, k: Any, lanes: int, into: Any) -> None:
+    word = ir.IntType(32)
+    pair = ir.VectorType(word, 2 * lanes)
+    start = builder.gep(builder.inttoptr(address, ir.DoubleType().as_pointer()), [k])
+    words = builder.load(builder.bitcast(start, pair.as_pointer()), align=8)
+    odd = ir.Constant(ir.VectorType(word, lanes), [2 * lane + 1 for lane in range(lanes)])
+    upper = builder.shuffle_vector(words, ir.Constant(pair, ir.Undefined), odd)
+    magnitude = builder.and_(upper, ir.Constant(upper.type, [0x7FFF_FFFF] * lanes))
+    # Zeros wrap round to the largest of all: they have no last bit.
+    less = builder.sub(magnitude, ir.Constant(upper.type, [1] * lanes))
+    for total, relation, value in ((into[0], ">", magnitude), (into[1], "<", less)):
+        builder.store(_extreme(builder, relation, builder.load(total), value), total)
+
+
+def _extreme(builder: ir.IRBuilder, relation: str, a: Any, b: Any) -> Any:
+    return builder.select(builder.icmp_unsigned(relation, a, b), a, b)
+
+
+extremes: Any = intrinsic(_emit_extremes)
+"""``extremes(x, count)``: see :func:`_emit_extremes`."""

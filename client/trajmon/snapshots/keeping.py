@@ -15,7 +15,16 @@ from typing import Final, Literal
 
 from trajmon.snapshots.format import HEAD_BYTES
 
-__all__ = ["FEWEST_ANCHORED", "LAST", "SnapshotMode", "is_kept", "is_nearly_used", "most_anchored", "stride"]
+__all__ = [
+    "FEWEST_ANCHORED",
+    "LAST",
+    "SnapshotMode",
+    "files_within",
+    "is_kept",
+    "is_nearly_used",
+    "most_anchored",
+    "stride",
+]
 
 SnapshotMode = Literal["exact", "anchored", "sketch"]
 
@@ -66,15 +75,21 @@ def stride(newest: int, keep: int) -> int:
     return step
 
 
-def is_kept(checkpoint: int, newest: int, mode: SnapshotMode, keep: int) -> bool:
+def is_kept(checkpoint: int, newest: int, mode: SnapshotMode, keep: int, previous: int | None = None) -> bool:
     """Whether the snapshot of a checkpoint is kept once the row of `newest` is computed.
+
+    The last two are `newest` and the one before it on its path, `previous`; None: the one with the number before.
 
     >>> [number for number in range(60) if is_kept(number, 59, "anchored", keep=6)]
     [0, 16, 32, 48, 58, 59]
     >>> [number for number in range(60) if is_kept(number, 59, "sketch", keep=2)]
     [58, 59]
     """
-    if mode == "exact" or checkpoint > newest - LAST:
+    if (
+        mode == "exact"
+        or checkpoint >= newest
+        or checkpoint == (newest - 1 if previous is None else previous)
+    ):
         return True
     if mode == "sketch":
         return False

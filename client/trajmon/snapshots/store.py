@@ -43,11 +43,21 @@ class SnapshotStore:
 
     def usage(self) -> tuple[int, int]:
         """Size of all snapshots together, and how many have their data."""
+        sizes = self._sizes()
+        return sum(sizes), sum(map(self._has_data, sizes))
+
+    def kept_bytes(self) -> int:
+        """Size of the snapshots that have their data; what is left of others, a page each, is not counted."""
+        return sum(filter(self._has_data, self._sizes()))
+
+    def _sizes(self) -> list[int]:
         with os.scandir(self.folder) as entries:
-            sizes = [entry.stat().st_size for entry in entries if entry.name.endswith(_SUFFIX)]
+            return [entry.stat().st_size for entry in entries if entry.name.endswith(_SUFFIX)]
+
+    def _has_data(self, file_bytes: int) -> bool:
         # A header fills whole pages; data follows it.
-        heads = (size - self.data_bytes for size in sizes)
-        return sum(sizes), sum(head > 0 and head % HEAD_BYTES == 0 for head in heads)
+        head = file_bytes - self.data_bytes
+        return head > 0 and head % HEAD_BYTES == 0
 
     def header(self, checkpoint: int) -> SnapshotHeader:
         """Raises SnapshotError."""

@@ -19,8 +19,8 @@ from trajmon_protos.v1 import types_pb2
 __all__ = ["MAX_PARTS", "WHOLE", "OpenRow", "PartSums", "add_up", "file_part"]
 
 _SOME_MISSING = "a row is the sum of all its parts; some are missing"
-# By status; the last is -1.
-_GRAVITY = np.array([0, 3, 2, 1, -1])
+# By status; the last is -1. NOT_KEPT before SNAPSHOT_MISSING: it says that estimates may be asked for.
+_GRAVITY = np.array([0, 3, 1, 2, -1])
 
 MAX_PARTS = 4096
 """Of one row. The journal's file names have room for 9999."""
