@@ -81,8 +81,9 @@ def watch(
     beside the next forward and backward pass, and the next optimizer step waits for it on the device.
 
     Snapshots are files that the agent maps: below `home`, or below `snapshot_dir`, e.g. on another disk or in a tmpfs;
-    `snapshot_budget_bytes` is what they may take; of one that is not kept, a page of 4 KiB stays beside that. A model of more than `memory_budget_bytes` is copied through a file
-    there instead of through shared memory, which holds training longer.
+    `snapshot_budget_bytes` is what they may take; of one that is not kept, a page of 4 KiB stays beside that. A model
+    of more than `memory_budget_bytes` is copied through a file there instead of through shared memory, which holds
+    training longer.
 
     `mode`: which snapshots are kept. "exact": all; every inner product is exact. "anchored": at most `snapshots_kept`
     of them, spread over the run; the rest is estimated from sketches, with standard errors. "sketch": the last two. A

@@ -1,4 +1,4 @@
-"""One server with a few runs and one browser for all tests of this folder; each test has a page of its own.
+"""One server with a few runs for all tests of this folder, a browser for each file, a page for each test.
 
 A page fails its test if a script fails on it, if anything is written to its console as an error, or if the security
 policy had to stop something.
@@ -18,7 +18,8 @@ from support.rows import SALT
 from support.server import Client
 
 
-@pytest.fixture(scope="session")
+# Not for longer: while playwright is there, its event loop runs, and nobody else can start one.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     path = shutil.which("chromium")
     assert path is not None, "these tests need chromium on the PATH; on Debian: make browser"

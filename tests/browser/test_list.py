@@ -44,7 +44,7 @@ def test_search_tags_and_state_are_kept_in_the_address(page: Page, site: Site) -
     assert page.url == site.url("/?tag=second")
     page.go_back()
     expect(row(page, "plain")).to_be_visible()
-    page.locator("#phase").select_option("finished")
+    page.locator("#phase").select_option("stopped")
     expect(page.locator("#empty")).to_have_text("No run fits.")
 
 

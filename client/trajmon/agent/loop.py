@@ -120,8 +120,7 @@ class Agent:
     def _next_rows(self) -> bool:
         """Compute the rows that are due into the spool; False if there is none, or no room. Raises OSError."""
         self._worked_to = self._drain.look().recorded
-        for checkpoint in self._sketches.take_damaged():
-            self._rows.sketch_again(checkpoint)
+        self._mend_sketches()
         due = self._due(self._worked_to)
         if not due:
             self._thin()
@@ -143,6 +142,14 @@ class Agent:
         computed, unreadable = self._rows_computed, self._rows.unreadable[:_MAX_UNREADABLE]
         self._progress.note(lambda known: replace(known, rows_computed=computed, unreadable=unreadable))
         return True
+
+    def _mend_sketches(self) -> None:
+        """Make records anew that were damaged in the spool; those of rows are due again by themselves."""
+        for checkpoint in self._sketches.damaged:
+            self._rows.sketch_from_here(self._sketches)
+            self._rows.sketch_again(checkpoint, self._spool.get(checkpoint))
+            self._sketches.forget_damaged(checkpoint)
+            self._progress.wake()
 
     def _thin(self) -> None:
         """Give up snapshots that are not to be kept: after rows, and where somebody was killed before. Raises OSError.

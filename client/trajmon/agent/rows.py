@@ -22,7 +22,7 @@ from trajmon.snapshots.format import SnapshotHeader, TrainingMode
 from trajmon.snapshots.keeping import SnapshotMode, is_kept
 from trajmon.snapshots.mapped import LARGE_BYTES, releaser
 from trajmon.snapshots.store import SnapshotStore, path_to
-from trajmon_protos.record import PRODUCTS, LayerStatus, Row, encode, payload_bytes
+from trajmon_protos.record import PRODUCTS, LayerStatus, Row, decode, encode, payload_bytes
 from trajmon_protos.v1 import types_pb2
 
 __all__ = ["MOST_TOGETHER", "RowMaker"]
@@ -95,8 +95,11 @@ class RowMaker:
                 self._announced.add(checkpoint)
             self._unsketched = checkpoint + 1
 
-    def sketch_again(self, checkpoint: int) -> None:
-        """Make the record of a sketch anew, whose file in the spool was damaged. Raises OSError."""
+    def sketch_again(self, checkpoint: int, record: bytes | None) -> None:
+        """Make the record of a sketch anew, whose file in the spool was damaged; `record`: of its row. Raises OSError.
+
+        Norms and products are the row's: snapshots that they need may not be kept any more.
+        """
         if self._sketcher is None:
             return
         self._load(checkpoint)
@@ -105,10 +108,15 @@ class RowMaker:
                 "the sketch of checkpoint %d was damaged before it was handed in, and is lost", checkpoint
             )
         else:
-            self._sketch_alone(checkpoint, self._sketcher, hand_in=True)
+            made = None if record is None else decode(record)
+            self._sketch_alone(checkpoint, self._sketcher, hand_in=True, made=made)
 
-    def _sketch_alone(self, checkpoint: int, sketcher: Sketcher, *, hand_in: bool) -> None:
+    def _sketch_alone(
+        self, checkpoint: int, sketcher: Sketcher, *, hand_in: bool, made: Row | None = None
+    ) -> None:
         row, sketch = self._alone(checkpoint, sketcher)
+        if made is not None:
+            row = GramRow(made.gram, made.products, made.status)
         row_header = self._row_header(checkpoint)
         sketcher.put(self._headers[checkpoint], row_header, row, sketch, hand_in=hand_in)
 

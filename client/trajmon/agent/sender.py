@@ -121,7 +121,12 @@ class Sender(threading.Thread):
         has_row = self._progress.acked in self._spool
         if (sketch := self._next_sketch(self._opened, has_row=has_row)) is not None:
             self._push_sketch(connection, self._opened, *sketch)
-        elif has_row and (record := self._spool.get(self._progress.acked)) is not None:
+        elif (
+            has_row
+            # Its row says what a damaged sketch is made again of.
+            and not (self._opened.takes_sketches and self._sketches.damaged)
+            and (record := self._spool.get(self._progress.acked)) is not None
+        ):
             self._push(connection, self._opened, record)
         elif time.monotonic() >= self._next_report:
             self._report(connection, self._opened, note)
@@ -161,9 +166,10 @@ class Sender(threading.Thread):
 
     @property
     def has_sketches(self) -> bool:
-        """Whether sketches wait that the server may take."""
+        """Whether sketches wait that the server may take, or wait to be made again."""
         opened = self._opened
-        return self._sketches.first is not None and (opened is None or opened.takes_sketches)
+        some = self._sketches.first is not None or bool(self._sketches.damaged)
+        return some and (opened is None or opened.takes_sketches)
 
     def _next_sketch(self, opened: Opened, *, has_row: bool) -> tuple[int, bytes] | None:
         """The oldest sketch that is not acknowledged, if it is due: a sketch goes before its row, whose holes it fills.

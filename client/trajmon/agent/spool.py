@@ -26,7 +26,7 @@ class Spool:
         self._decode = decode
         self._lock = threading.Lock()
         self._sizes: dict[int, int] = {}
-        self._damaged: list[int] = []
+        self._damaged: set[int] = set()
         for leftover in folder.glob(f".*{suffix}.*.tmp"):
             leftover.unlink(missing_ok=True)
         for file in folder.glob(f"*{suffix}"):
@@ -89,15 +89,20 @@ class Spool:
         except (FileNotFoundError, RecordError):
             self.drop(checkpoint)
             with self._lock:
-                self._damaged.append(checkpoint)
+                self._damaged.add(checkpoint)
             return None
         return record
 
-    def take_damaged(self) -> list[int]:
-        """Numbers of the records that were found damaged since this was last called."""
+    @property
+    def damaged(self) -> list[int]:
+        """Numbers of the records that were found damaged, and of which nobody has taken leave."""
         with self._lock:
-            found, self._damaged = self._damaged, []
-        return found
+            return sorted(self._damaged)
+
+    def forget_damaged(self, checkpoint: int) -> None:
+        """The record is there again, or cannot be made again."""
+        with self._lock:
+            self._damaged.discard(checkpoint)
 
     def drop_below(self, checkpoint: int) -> None:
         """Remove the records that are acknowledged."""

@@ -47,7 +47,8 @@ def hallmark_messages(
 def run_summary(run: Run) -> query_pb2.RunSummary:
     """What a list of runs shows."""
     path = run.path
-    last = run.meta(run.shown.path[-1]) if run.shown.path else run.metas.get(path[-1]) if path else None
+    newest = run.shown.path if run.num_early else path
+    last = run.meta(newest[-1]) if newest else None
     analysis = run.shown
     mds = analysis.hallmarks.get("network", {}).get("mds", math.nan)
     spec, early = run.sketches.spec, run.num_early

@@ -111,7 +111,7 @@ def test_an_old_file_is_replaced_and_nothing_else_is_left(trajmon: Trajmon, tmp_
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["map.npz"]
 
 
-@pytest.mark.parametrize("name", ["map.svg", "map.zarr", "map", "map.npz.gz"])
+@pytest.mark.parametrize("name", ["map.pdf", "map", "map.npz.gz"])
 def test_unsupported_suffix(trajmon: Trajmon, name: str, tmp_path: Path) -> None:
     result = trajmon("export", "five", "--out", str(tmp_path / name))
     assert result.exit_code == 2
