@@ -38,7 +38,9 @@ def main() -> None:
 @click.option(
     "--grpc", metavar="HOST:PORT", help="Where agents and readers connect; default: 127.0.0.1:50051."
 )
-@click.option("--http", metavar="HOST:PORT", help="The page, its API and health over HTTP; default: 127.0.0.1:8080.")
+@click.option(
+    "--http", metavar="HOST:PORT", help="The page, its API and health over HTTP; default: 127.0.0.1:8080."
+)
 @click.option("--metrics", metavar="HOST:PORT", help="Prometheus metrics; default: 127.0.0.1:9108.")
 @click.option(
     "--token-file", type=click.Path(path_type=Path), help="Default: TRAJMON_HOME/token, created if absent."
