@@ -44,7 +44,8 @@ class LayerStatus(enum.IntEnum):
     SNAPSHOT_MISSING = 2
     """At least one older snapshot could not be read; the entries with it are NaN, the others exact."""
     NOT_KEPT = 3
-    """Some older snapshots were not kept, as was planned; the entries with them are NaN, the others exact."""
+    """Some older snapshots were not kept, as was planned, and others may be missing; the entries with them are NaN, the
+    others exact."""
 
 
 @dataclass(frozen=True, slots=True)

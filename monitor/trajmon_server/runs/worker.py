@@ -166,6 +166,7 @@ class Worker:
         while run.analysed < run.num_checkpoints and not self._stop.is_set():
             generation, analysis, begin = run.generation, run.analysis, run.analysed
             healed, run.healed = run.healed, False
+            sketched = set(run.sketches.known)
             stop = min(run.num_checkpoints, begin + BATCH_ROWS)
             try:
                 if healed:
@@ -196,7 +197,13 @@ class Worker:
                     await asyncio.wait_for(self._stop.wait(), delay)
                 continue
             failures = 0
-            if step.is_stale and not made_again:
+            # Before rows are read, nobody knows which of them have holes, and so for which a sketch comes late.
+            has_holes = any(meta.has_holes for meta in step.metas.values())
+            late = has_holes and any(number < step.stop for number in run.sketches.known - sketched)
+            if late and run.generation == generation:
+                run.healed = True
+                run.restart_analysis()
+            elif step.is_stale and not made_again:
                 run.healed = made_again = True
                 run.restart_analysis()
             elif run.generation == generation:

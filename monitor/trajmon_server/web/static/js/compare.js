@@ -4,6 +4,7 @@ import { Address } from "./address.js";
 import { address as link, getHallmarks, getMap, getRun, getRuns, mapQuery, runPath } from "./api.js";
 import { chooseScale } from "./colors.js";
 import { showBar } from "./colorbar.js";
+import { CrossPanel } from "./cross.js";
 import { Curves } from "./curves.js";
 import { keys } from "./keys.js";
 import { repeat } from "./live.js";
@@ -27,6 +28,9 @@ const SHOWN = [
 
 const address = new Address({ run: [], scope: "network", about: "", scale: "fixed", axis: "checkpoint" });
 const cards = new Map();
+const across = el("figure", { className: "panel", id: "cross", hidden: true });
+$("curves").before(across);
+const cross = new CrossPanel(across);
 let curves = null;
 let curvesOf = "";
 let shown = [];
@@ -62,6 +66,8 @@ async function load() {
   shown = found.filter((one) => one !== null).map((one, at) => ({ ...one, slot: at + 1 }));
   showScopes();
   await show();
+  const two = names.length === 2 ? shown.map(({ run }) => run) : [];
+  await cross.load(two, { scope, about: address.get("about"), scale: address.get("scale") }, signal);
 }
 
 async function show() {
@@ -204,7 +210,7 @@ $("add").addEventListener("change", add);
 for (const id of ["scope", "about", "scale", "axis"]) {
   $(id).addEventListener("change", () => {
     address.set({ [id]: $(id).value }, { push: true });
-    if (id === "scale") show();
+    if (id === "scale") show().then(() => cross.draw(address.get("scale")));
     else if (id === "axis") showCurves();
     else load();
   });
