@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from benchmarks.server import Feed, wait_idle
 
 from support.house import describe
-from support.http import Web
 from support.rows import SyntheticRun
 from support.server import ServerProcess
+from support.web import Web
 from trajmon_protos import record
 from trajmon_server.runs.run import RunControl
 

@@ -18,10 +18,10 @@ from browser.runs import keep_screenshot, until
 from browser.test_saving import saved
 from browser.visiting import Site, Watched
 from support.calls import push, push_all
-from support.http import Web
 from support.rows import SALT, SyntheticRun
 from support.server import Client
 from support.sketches import sketch_record
+from support.web import Web
 
 ESTIMATED = "run=wide-a&run=wide-b"
 
@@ -71,8 +71,8 @@ def test_numbers_are_those_of_the_server(page: Page, site: Site) -> None:
     shown = read(page, "cross-map", "z")
     assert shown.shape == (12, 9)
     np.testing.assert_array_equal(shown, floats(answer["map"]))
-    ends = read(page, "cross-map", "zmin"), read(page, "cross-map", "zmax")
-    assert ends == (shown.min(), 1.0)
+    ends = [float(read(page, "cross-map", end)) for end in ("zmin", "zmax")]
+    assert ends == [shown.min(), 1.0]
     # Distances at equal numbers, with 95 % bars; checkpoints 9 to 11 have no partner.
     assert read(page, "cross-distance", "x").tolist() == list(range(9))
     y, bars = read(page, "cross-distance", "y"), read(page, "cross-distance", "error_y.array")
@@ -114,14 +114,14 @@ def test_a_pair_is_told_under_the_cursor_and_the_mouse(page: Page, site: Site) -
     page.keyboard.press("Escape")
     plot = page.locator("#cross-map .nsewdrag").bounding_box()
     assert plot is not None
-    page.mouse.move(plot["x"] + plot["width"] * 2.5 / 9, plot["y"] + plot["height"] * 7.5 / 12)
+    page.mouse.move(plot["x"] + plot["width"] * 2.2 / 9, plot["y"] + plot["height"] * 7.2 / 12)
     expect(readout).to_contain_text("i 7, j 2 ")
     check_words(readout.inner_text(), answer, 7, 2)
     label = page.locator("#cross-map .hoverlayer .hovertext")
     expect(label).to_contain_text("steps 70, 20")
     # A part is enlarged: every checkpoint that is seen has its number.
     page.mouse.down()
-    page.mouse.move(plot["x"] + plot["width"] * 5.5 / 9, plot["y"] + plot["height"] * 10.5 / 12, steps=4)
+    page.mouse.move(plot["x"] + plot["width"] * 6 / 9, plot["y"] + plot["height"] * 11 / 12, steps=4)
     page.mouse.up()
     until(lambda: np.testing.assert_array_equal(ticks(page, "yaxis"), ["7", "8", "9", "10"]))
     np.testing.assert_array_equal(ticks(page, "xaxis"), ["2", "3", "4", "5"])
@@ -153,7 +153,8 @@ def test_cosines_may_be_negative(page: Page, site: Site) -> None:
     shown = read(page, "cross-map", "z")
     np.testing.assert_array_equal(shown, floats(answer["map"]))
     assert shown.min() < 0
-    assert (read(page, "cross-map", "zmin"), read(page, "cross-map", "zmax")) == (shown.min(), shown.max())
+    ends = [float(read(page, "cross-map", end)) for end in ("zmin", "zmax")]
+    assert ends == [shown.min(), shown.max()]
     page.locator("#scale").select_option("fixed")
     until(lambda: np.testing.assert_equal(float(read(page, "cross-map", "zmax")), 1.0))
 

@@ -19,10 +19,10 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from support.calls import push, push_all
-from support.http import Web
 from support.rows import SyntheticRun
 from support.server import Client, ServerProcess
 from support.sketches import sketch_record
+from support.web import Web
 
 REQUESTS = 200
 CHECKS = [

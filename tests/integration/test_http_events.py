@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from support.calls import open_run, push, push_all, report
-from support.http import Web
 from support.rows import SyntheticRun
 from support.server import Client, ServerProcess
+from support.web import Web
 from trajmon_protos.v1 import ingest_pb2
 from trajmon_server.web.feed import MOST_LISTENERS
 

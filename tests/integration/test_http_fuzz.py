@@ -15,6 +15,7 @@ from urllib.parse import quote
 from support.calls import open_run, push, push_all
 from support.rows import SyntheticRun
 from support.server import Client, ServerProcess
+from support.sketches import sketch_record
 from trajmon_server.web.endpoints import Endpoint
 from trajmon_server.web.parameters import Parameter
 from trajmon_server.web.table import ENDPOINTS
@@ -58,6 +59,8 @@ def value_of(parameter: Parameter, chance: random.Random) -> str:
         return str(chance.choice(words))
     if schema["type"] == "boolean":
         return chance.choice(("true", "false"))
+    if parameter.name in ("run", "other"):
+        return chance.choice(("many", *RUNS))
     if schema["type"] == "integer":
         return str(chance.randint(schema["minimum"], min(schema["maximum"], schema["minimum"] + 12)))
     return chance.choice(("network", "group:first", "layer:layer0.weight", "demo", "test"))
@@ -85,7 +88,10 @@ def target_of(path: str, parameters: tuple[Parameter, ...], chance: random.Rando
 
 def fill(server: ServerProcess) -> None:
     with Client(server.addresses["grpc"], server.token) as client:
-        push_all(client, SyntheticRun("many", num_checkpoints=9))
+        many = SyntheticRun("many", num_checkpoints=9)
+        epoch = push_all(client, many)
+        for checkpoint in range(9):
+            push(client, many, epoch, sketch_record(many, checkpoint))
         push_all(client, SyntheticRun("one", num_checkpoints=1))
         open_run(client, SyntheticRun("empty"))
 

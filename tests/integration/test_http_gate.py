@@ -9,9 +9,9 @@ import pytest
 from starlette.routing import Route
 
 from support.calls import push_all
-from support.http import Web
 from support.rows import SyntheticRun
 from support.server import Client, ServerProcess
+from support.web import Web
 from trajmon_server.web.app import all_routes
 from trajmon_server.web.backend import Backend
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from support.calls import get_map, push_all
-from support.http import Web, read_float32
 from support.rows import SyntheticRun
 from support.server import Client, ServerProcess
+from support.web import Web, read_float32
 
 COUNT, LIMIT = 150, 100
 

@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 from support.calls import get_hallmarks, get_map, open_run, push, push_all
-from support.http import Web, read_float32
 from support.rows import SyntheticRun
 from support.server import Client, ServerProcess
+from support.web import Web, read_float32
 from trajmon.cli import main
 from trajmon_protos import record
 from trajmon_protos.record import LayerStatus

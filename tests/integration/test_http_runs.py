@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from support.calls import get_run, open_part, open_run, push, push_all, push_part, report
-from support.http import Web
 from support.rows import Cut, SyntheticRun
 from support.server import Client, ServerProcess
 from support.sketches import sketch_record
+from support.web import Web
 from trajmon_protos.v1 import ingest_pb2
 
 

@@ -10,9 +10,9 @@ import pytest
 import xarray as xr
 
 from support.calls import get_map, push, push_all
-from support.http import Web
 from support.rows import SyntheticRun
 from support.server import Client, ServerProcess
+from support.web import Web
 
 
 @pytest.fixture

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from trajmon.cli.files import write_whole
 from trajmon.cli.session import Problem
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["check_store", "write_picture", "write_zarr"]
 
 _DOCUMENT = "zarr.json"
+
+_REMOVE_SECONDS: Final = 2.0
 
 
 def write_picture(path: Path, figure: Figure) -> None:
@@ -69,12 +72,20 @@ def write_zarr(path: Path, run: str, result: MapResult) -> None:
                 target.replace(old)
             beside.replace(target)
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            _remove(beside)
             if old.exists() and not target.exists():
                 old.replace(target)
             shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise Problem(f"cannot write {path}: {error.strerror or error}; nothing was left there") from error
+
+
+def _remove(folder: Path) -> None:
+    """After a failure, other chunks may still be on their way into the folder: until it stays away."""
+    deadline = time.monotonic() + _REMOVE_SECONDS
+    while folder.exists() and time.monotonic() < deadline:
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.02)
 
 
 def _dataset(run: str, result: MapResult) -> xr.Dataset:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from support.http import read_float32
+from support.web import read_float32
 from trajmon_server.web.map_answers import float32_pieces
 from trajmon_server.web.pieces import PIECE_BYTES, finite, json_bytes, json_with_arrays
 
