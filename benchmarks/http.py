@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import selectors
+import shutil
 import socket
 import statistics
 import sys
@@ -17,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from playwright.sync_api import sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from benchmarks.server import Feed, wait_idle
 
+from browser.visiting import ARGUMENTS
 from support.house import describe
 from support.rows import SyntheticRun
 from support.server import ServerProcess
@@ -32,6 +35,7 @@ from trajmon_server.runs.run import RunControl
 NUM_RUNS = 1000
 ROWS_EACH = 6
 LISTENERS = 50
+CLICKS = 5
 ROUNDS = 7
 ROUND_ROWS = 150
 
@@ -120,10 +124,57 @@ def maps_and_list(folder: Path) -> list[dict[str, Any]]:
             seconds, size = answered(web, path)
             figures.append(figure(name, seconds, "s", limit))
             print(f"{name}: {seconds:.3f} s, {size / 1e6:.1f} MB", file=sys.stderr)
+        figures += clicks(server)
         figures.append(figure("server's memory after it", server.rss_bytes() / 2**20, "MiB", 1024.0))
         return figures
     finally:
         server.stop()
+
+
+CLICK = """async scope => {
+  const plot = document.getElementById("map"), select = document.getElementById("scope");
+  const drawn = new Promise(resolve => plot.on("plotly_afterplot", resolve));
+  const start = performance.now();
+  select.value = scope;
+  select.dispatchEvent(new Event("change", { bubbles: true }));
+  await drawn;
+  await new Promise(requestAnimationFrame);
+  const end = performance.now();
+  plot.removeAllListeners("plotly_afterplot");
+  const asked = performance.getEntriesByType("resource").filter(
+    a => a.startTime >= start && a.responseEnd <= end && decodeURIComponent(a.name).includes("scope=" + scope)
+  );
+  if (scope !== "network" && !asked.some(a => a.name.includes("/map?"))) throw Error("something else was drawn");
+  return (end - start) / 1000;
+}"""
+"""From the choice of a scope to its map on the screen, in seconds."""
+
+
+def clicks(server: ServerProcess) -> list[dict[str, Any]]:
+    """Maps in a real browser, from the click to the picture."""
+    path = shutil.which("chromium")
+    if path is None:
+        raise RuntimeError("the browser's figures need chromium on the PATH; on Debian: make browser")
+    address, figures = f"http://{server.addresses['http']}", []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.goto(f"{address}/?token={server.token}")
+        for run, limit in (("t1000", 1.0), ("t10000", 2.0)):
+            page.goto(f"{address}/runs/{run}")
+            page.locator("body[data-ready]").wait_for()
+            page.wait_for_load_state("networkidle")
+            scopes = ["layer:layer0.weight", "network"] * CLICKS
+            taken = []
+            for scope in scopes:
+                taken.append(float(page.evaluate(CLICK, scope)))
+                page.wait_for_load_state("networkidle")
+            name = f"browser: from the click to a layer's map, {run}"
+            figures.append(figure(name, statistics.median(taken[::2]), "s", limit))
+            figures.append(figure("the same, slowest", max(taken[::2]), "s", None))
+            print(f"{name}: {[round(a, 2) for a in taken[::2]]}", file=sys.stderr)
+        browser.close()
+    return figures
 
 
 class Listeners:

@@ -72,7 +72,7 @@ def test_runs_are_added_and_taken_out(page: Page, site: Site) -> None:
     page.keyboard.type("other")
     page.keyboard.press("Enter")
     expect(page.locator("#maps figure")).to_have_count(2)
-    assert page.url == site.url(BOTH)
+    expect(page).to_have_url(site.url(BOTH))
     page.get_by_role("button", name="Take plain out").click()
     expect(page.locator("#maps figure")).to_have_count(1)
     page.go_back()

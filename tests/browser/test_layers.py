@@ -78,7 +78,7 @@ def test_patterns_and_the_tree(page: Page, site: Site) -> None:
     expect(page.locator("#empty")).to_be_hidden()
     page.get_by_title("Show h.1.* alone").click()
     expect(page.locator(".tile")).to_have_count(3)
-    assert page.url == site.url("/runs/plain/layers?filter=h.1.*")
+    expect(page).to_have_url(site.url("/runs/plain/layers?filter=h.1.*"))
     page.reload()
     page.locator("body[data-ready]").wait_for()
     expect(page.locator("#count")).to_have_text("3 of 9")
@@ -92,12 +92,12 @@ def test_a_click_makes_a_layer_large(page: Page, site: Site, client: Client) -> 
     expected = get_map(client, "plain", f"layer:{name}")["map"]
     until(lambda: np.testing.assert_allclose(shown_map(page, "large-map"), expected, rtol=0, atol=FLOAT32))
     expect(page.locator("#large-omega")).to_have_text(f"ω = {expected.mean():.3f}")
-    assert page.url == site.url(f"/runs/plain/layers?layer={name}")
+    expect(page).to_have_url(site.url(f"/runs/plain/layers?layer={name}"))
     page.reload()
     page.locator("#large-map .hm").wait_for()
     page.keyboard.press("Escape")
     expect(page.locator("#large")).to_be_hidden()
-    assert page.url == site.url("/runs/plain/layers")
+    expect(page).to_have_url(site.url("/runs/plain/layers"))
 
 
 def test_which_groups_settle_last(page: Page, site: Site, client: Client) -> None:

@@ -83,7 +83,7 @@ def test_the_slider_turns_the_map_into_relative_ones(page: Page, site: Site, cli
     page.keyboard.press("End")
     last = PLAIN.num_checkpoints - 1
     assert_shown(page, get_map(client, "plain", relative_to=last)["map"])
-    assert page.url == site.url(f"/runs/plain?tau={last}")
+    expect(page).to_have_url(site.url(f"/runs/plain?tau={last}"))
     page.reload()
     page.locator("body[data-ready]").wait_for()
     expect(page.locator("#tau-words")).to_have_text(f"about checkpoint τ = {last}")
@@ -138,7 +138,7 @@ def test_the_scale_is_fixed_fitted_or_given(page: Page, site: Site, client: Clie
     page.locator("#low").fill("0.25")
     page.locator("#low").press("Enter")
     until(lambda: np.testing.assert_allclose(drawn(), [0.25, 1.0]))
-    assert page.url == site.url("/runs/plain?low=0.25")
+    expect(page).to_have_url(site.url("/runs/plain?low=0.25"))
 
 
 def test_every_hallmark_has_a_curve(page: Page, site: Site, client: Client) -> None:
@@ -178,7 +178,7 @@ def test_curves_run_over_steps_and_time_with_rate_and_loss_behind(
         assert "loss" not in shown_curves(page, "mds")
 
     until(nothing_behind)
-    assert page.url == site.url("/runs/plain?axis=time&behind=none")
+    expect(page).to_have_url(site.url("/runs/plain?axis=time&behind=none"))
 
 
 def test_phases_and_findings_stand_at_their_checkpoints(page: Page, site: Site) -> None:
@@ -225,7 +225,7 @@ def test_a_random_walk_stands_beside_the_run(page: Page, site: Site, client: Cli
     walk = random_walk_null(PLAIN.rates()[1:])
     assert_shown(page, walk, "null-walk")
     expect(page.locator("#null-walk-title")).to_have_text(f"random walk · ω₀ = {walk.mean():.3f}")
-    assert page.url == site.url("/runs/plain?open=null")
+    expect(page).to_have_url(site.url("/runs/plain?open=null"))
     keep_screenshot(page, "null")
 
 
