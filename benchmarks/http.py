@@ -196,10 +196,10 @@ class Listeners:
     def _listen(self) -> None:
         with selectors.DefaultSelector() as selector:
             for one in self._sockets:
-                selector.register(one, selectors.EVENT_READ)
+                selector.register(one, selectors.EVENT_READ, one)
             while not self._stop.is_set():
                 for key, _ in selector.select(0.2):
-                    self.heard += len(key.fileobj.recv(1 << 16)) > 0  # type: ignore[union-attr]
+                    self.heard += len(key.data.recv(1 << 16)) > 0
 
     def close(self) -> None:
         self._stop.set()

@@ -120,7 +120,7 @@ def _train(*, watched: bool) -> float:
         for step in range(1, STEPS + 1):
             loss = nn.functional.cross_entropy(model(inputs), labels)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call] # torch states no types here
+            torch.autograd.backward(loss)
             optimizer.step()
             if recorder is not None and step % STEPS_PER_CHECKPOINT == 0:
                 recorder.checkpoint(step=step, metrics={"loss": loss})

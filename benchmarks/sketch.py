@@ -94,7 +94,7 @@ def measure_others(own_rate: float) -> list[dict[str, Any]]:
             # As many columns as elements is no reduction, says the dense one.
             warnings.simplefilter("ignore")
             projection.fit(values)
-        rate = size / min(seconds(lambda: projection.transform(values)) for _ in range(5))  # noqa: B023
+        rate = size / min(seconds(lambda: projection.transform(values)) for _ in range(5))  # noqa: B023  # called at once
         name = type(projection).__name__
         figures.append(figure(f"sklearn {name}, {size:,} elements", rate, "elements/s"))
         figures.append(figure(f"sketch alone over {name}", own_rate / rate, "times"))

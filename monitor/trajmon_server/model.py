@@ -12,7 +12,7 @@ import numpy as np
 from trajmon_protos.record import LayerStatus, Row
 from trajmon_protos.v1 import types_pb2
 
-__all__ = ["CheckpointMeta", "Group", "Layer", "RunDescription"]
+__all__ = ["CheckpointMeta", "Group", "Layer", "RunDescription", "has_holes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,11 @@ class RunDescription:
         )
 
 
+def has_holes(row: Row) -> bool:
+    """Whether older snapshots were not kept, as was planned, when the row was computed."""
+    return bool((row.status == LayerStatus.NOT_KEPT).any())
+
+
 @dataclass(frozen=True, slots=True)
 class CheckpointMeta:
     """What is known of one checkpoint besides its Gram row."""
@@ -142,7 +147,7 @@ class CheckpointMeta:
         """The same, with the layers that are not finite."""
         non_finite = np.flatnonzero(row.status == LayerStatus.NON_FINITE)
         meta = cls.from_header(row.header, tuple(non_finite.tolist()))
-        return replace(meta, has_holes=bool((row.status == LayerStatus.NOT_KEPT).any()))
+        return replace(meta, has_holes=has_holes(row))
 
     def info_message(self) -> types_pb2.CheckpointInfo:
         """The same for the wire."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from trajmon.agent.sketching import Sketcher
 from trajmon.agent.spool import Spool
 from trajmon.errors import SnapshotError, SnapshotNotKeptError
-from trajmon.numerics.gram import GramRow, PathIndices, gram_rows, sum_layers
+from trajmon.numerics.gram import GramRow, PathIndices, Release, gram_rows, sum_layers
 from trajmon.numerics.sketch import Sketch, gram_rows_with_sketches
 from trajmon.rundir import RunDescription, RunDir
 from trajmon.sharding.reshard import Resharder
@@ -131,13 +131,15 @@ class RowMaker:
         indices = PathIndices(
             *(None if n is None else of[n] for n in (near.previous, near.before_previous, near.first))
         )
+        stored = [self._data[number] for number in places]
         (row,), (sketch,) = gram_rows_with_sketches(
             self._layout,
             [new],
-            [self._data[number] for number in places],
+            stored,
             [indices],
             sketcher.plan,
             threads=self._threads,
+            release=self._release(stored, [new]),
         )
         return self._of_layers(row, places), sketch
 
@@ -217,8 +219,7 @@ class RowMaker:
             return [self._unknown_row(first)]
         paths = [_indices(path_to(checkpoint, self._headers)) for checkpoint in checkpoints]
         stored = self._data[:first]
-        is_large = self._layout.nbytes >= LARGE_BYTES
-        release = releaser([*stored, *new]) if is_large else None
+        release = self._release(stored, new)
         if self._sketcher is None:
             rows = gram_rows(self._layout, new, stored, paths, threads=self._threads, release=release)
             return [self._of_layers(row, range(first)) for row in rows]
@@ -239,6 +240,12 @@ class RowMaker:
             self._sketcher.put(self._headers[checkpoint], row_header, row, sketch, hand_in=hand_in)
             self._announced.discard(checkpoint)
         return summed
+
+    def _release(
+        self, stored: Sequence[NDArray[np.uint8] | None], new: Sequence[NDArray[np.uint8]]
+    ) -> Release | None:
+        """Gives the memory of large snapshots back as a pass goes over them."""
+        return releaser([*stored, *new]) if self._layout.nbytes >= LARGE_BYTES else None
 
     def _of_layers(self, row: GramRow, stored: Sequence[int]) -> GramRow:
         """A row over the run's layers, with the reason why older snapshots are missing; `stored`: which it saw."""

@@ -54,7 +54,7 @@ def look_ahead(
         meta = CheckpointMeta.from_row(row)
         if meta.previous != (analysis.path[-1] if analysis.path else None):
             break
-        filled = ahead.of(row)
+        filled = ahead.of(row, sketch)
         if filled is None:
             # Not one finite layer: nothing can be said before the row comes.
             break

@@ -12,20 +12,16 @@ from collections.abc import Callable, Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from trajmon_protos.record import LayerStatus, Row
+from trajmon_protos.record import Row
+from trajmon_protos.sketch_record import SketchRow
 from trajmon_server.hallmarks import estimation
-from trajmon_server.model import RunDescription
+from trajmon_server.model import RunDescription, has_holes
 from trajmon_server.runs.rows import Rows
 from trajmon_server.runs.sketches import SketchColumns
 from trajmon_server.store.errors import RowDamagedError, RowMissingError
 from trajmon_server.store.estimates import RowEstimates
 
-__all__ = ["Estimates", "has_holes"]
-
-
-def has_holes(row: Row) -> bool:
-    """Whether older snapshots were not kept, as was planned, when the row was computed."""
-    return bool((row.status == LayerStatus.NOT_KEPT).any())
+__all__ = ["Estimates"]
 
 
 class Estimates:
@@ -46,13 +42,13 @@ class Estimates:
         # States are replaced, never changed.
         return copy.copy(self)
 
-    def of(self, row: Row) -> RowEstimates | None:
-        """What is estimated of a row; None if it has no holes."""
+    def of(self, row: Row, sketch: SketchRow | None = None) -> RowEstimates | None:
+        """What is estimated of a row; None if it has no holes. `sketch`: its own, where it has been read already."""
         if not has_holes(row):
             return None
         checkpoint = row.header.checkpoint
         self.bring_to(checkpoint)
-        filled, sketch_gram = self._add(checkpoint, row.gram)
+        filled, sketch_gram = self._add(checkpoint, row.gram, sketch)
         group_estimate, group_error = estimation.group_sums(row.gram, filled, self._groups)
         return RowEstimates(filled.estimate, filled.error, sketch_gram, group_estimate, group_error)
 
@@ -80,12 +76,11 @@ class Estimates:
         return np.full((len(self._description.layers), checkpoint + 1), np.nan)
 
     def _add(
-        self, checkpoint: int, gram: NDArray[np.float64]
+        self, checkpoint: int, gram: NDArray[np.float64], sketch: SketchRow | None = None
     ) -> tuple[estimation.Filled, NDArray[np.float64]]:
         assert self._state is not None
-        sketch = (
-            None if self._columns is None else self._rows.sketch(self._description, self._columns, checkpoint)
-        )
+        if sketch is None and self._columns is not None:
+            sketch = self._rows.sketch(self._description, self._columns, checkpoint)
         sketch_gram = np.full(gram.shape, np.nan) if sketch is None else sketch.gram
         self._state, filled = estimation.add(self._state, gram, sketch_gram)
         self._next = checkpoint + 1
