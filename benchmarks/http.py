@@ -1,4 +1,4 @@
-"""The HTTP API: maps of long runs, the list of many runs, and pages that listen while rows come.
+"""The HTTP API: maps of long runs, the list of many runs, and pages that are open while rows come.
 
 Every figure is taken on a real server process over loopback, from the request to the last byte of the answer.
 """
@@ -6,13 +6,10 @@ Every figure is taken on a real server process over loopback, from the request t
 from __future__ import annotations
 
 import json
-import selectors
 import shutil
-import socket
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,9 @@ from playwright.sync_api import sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from benchmarks.server import Feed, wait_idle
+from benchmarks._figures import figure
+from benchmarks._http_pages import pages_and_ingest
+from benchmarks.server import wait_idle
 
 from browser.visiting import ARGUMENTS
 from support.house import describe
@@ -34,10 +33,7 @@ from trajmon_server.runs.run import RunControl
 
 NUM_RUNS = 1000
 ROWS_EACH = 6
-LISTENERS = 50
 CLICKS = 5
-ROUNDS = 7
-ROUND_ROWS = 150
 
 
 def long_run(data_dir: Path, name: str, count: int) -> None:
@@ -75,10 +71,6 @@ def answered(web: Web, path: str, repetitions: int = 5) -> tuple[float, int]:
         taken.append(time.perf_counter() - start)
         assert answer.status == 200, answer.text
     return statistics.median(taken), len(answer.body)
-
-
-def figure(name: str, value: float, unit: str, limit: float | None) -> dict[str, Any]:
-    return {"name": name, "value": value, "unit": unit, "limit": limit, "ok": limit is None or value <= limit}
 
 
 def wait_known(web: Web, run: str, seconds: float = 300.0) -> None:
@@ -119,6 +111,7 @@ def maps_and_list(folder: Path) -> list[dict[str, Any]]:
                 2.0,
             ),
             ("hallmarks of a layer, T=10,000", f"/api/v1/runs/t10000/hallmarks?{scope}", None),
+            ("the same, each 10th, again", f"/api/v1/runs/t10000/hallmarks?{scope}&max_points=1024", None),
             (f"list of {NUM_RUNS} runs", f"/api/v1/runs?limit={NUM_RUNS}", 0.5),
         ):
             seconds, size = answered(web, path)
@@ -175,71 +168,6 @@ def clicks(server: ServerProcess) -> list[dict[str, Any]]:
             print(f"{name}: {[round(a, 2) for a in taken[::2]]}", file=sys.stderr)
         browser.close()
     return figures
-
-
-class Listeners:
-    """Pages that are open on a run, in one thread that throws away what they hear."""
-
-    def __init__(self, web: Web, run: str, count: int) -> None:
-        self.heard = 0
-        self._stop = threading.Event()
-        self._sockets = []
-        host, _, port = web.address.partition(":")
-        for _ in range(count):
-            one = socket.create_connection((host, int(port)))
-            head = f"GET /api/v1/runs/{run}/events HTTP/1.1\r\nHost: {web.address}\r\n"
-            one.sendall(f"{head}Authorization: Bearer {web.token}\r\n\r\n".encode())
-            self._sockets.append(one)
-        self._thread = threading.Thread(target=self._listen)
-        self._thread.start()
-
-    def _listen(self) -> None:
-        with selectors.DefaultSelector() as selector:
-            for one in self._sockets:
-                selector.register(one, selectors.EVENT_READ, one)
-            while not self._stop.is_set():
-                for key, _ in selector.select(0.2):
-                    self.heard += len(key.data.recv(1 << 16)) > 0
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join()
-        for one in self._sockets:
-            one.close()
-
-
-def pages_and_ingest(folder: Path) -> list[dict[str, Any]]:
-    """Rows a second with pages open and without, in turns, so that what else the machine does hits both alike."""
-    server = ServerProcess(folder / "listening").start()
-    try:
-        web = Web(server.addresses["http"], server.token)
-        slowdowns, rates, heard = [], [], 0
-        for turn in range(ROUNDS):
-            taken = {}
-            for count in (0, LISTENERS) if turn % 2 else (LISTENERS, 0):
-                # Runs of their own, so that both begin at row 0.
-                feed = Feed(server, f"feed-{turn}-{count}")
-                feed.push(feed.record(0))
-                listeners = Listeners(web, f"feed-{turn}-{count}", count)
-                records = [feed.record(checkpoint) for checkpoint in range(1, ROUND_ROWS)]
-                start = time.perf_counter()
-                for data in records:
-                    feed.push(data)
-                taken[count] = time.perf_counter() - start
-                wait_idle(server)
-                listeners.close()
-                heard += listeners.heard
-                feed.client.channel.close()
-            slowdowns.append(100 * (taken[LISTENERS] / taken[0] - 1))
-            rates.append(ROUND_ROWS / taken[0])
-        assert heard > LISTENERS * ROUNDS, "the pages heard nothing"
-        return [
-            figure("rows/s without pages", statistics.median(rates), "1/s", None),
-            figure(f"ingest is slower by, {LISTENERS} pages open", statistics.median(slowdowns), "%", 10.0),
-            figure("the same, spread of the rounds", max(slowdowns) - min(slowdowns), "%", None),
-        ]
-    finally:
-        server.stop()
 
 
 def run() -> list[dict[str, Any]]:

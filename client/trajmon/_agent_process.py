@@ -9,7 +9,7 @@ import time
 
 from trajmon._files import lock_holder
 from trajmon._priority import yield_to_others
-from trajmon._settings import Limits
+from trajmon._settings import Limits, TlsFiles
 from trajmon.rundir import RunDir
 
 __all__ = ["AgentProcess"]
@@ -71,7 +71,12 @@ class AgentProcess:
                 # Ctrl-C in the terminal is for training alone. Not a session of its own: with Linux's automatic task
                 # groups that would compete with training as its equal, whatever its priority.
                 process_group=0,
-                env={**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0"},
+                env={
+                    **os.environ,
+                    # It has another working directory.
+                    **TlsFiles.from_environment().to_environment(),
+                    "GRPC_ENABLE_FORK_SUPPORT": "0",
+                },
             )
         # From here, not by the agent itself: starting up is a good part of what it costs.
         yield_to_others(self._child.pid)

@@ -13,11 +13,12 @@ from typing import Final, Literal, get_args
 
 from torch import nn
 
+from trajmon._address import check_plaintext, parse_server
 from trajmon._agent_process import AgentProcess
 from trajmon._files import ProcessLock, lock_holder
 from trajmon._metadata import Metadata
 from trajmon._session import Plan, Session, Start
-from trajmon._settings import Limits, home_directory
+from trajmon._settings import Limits, home_directory, token
 from trajmon.errors import (
     NoSuchRunError,
     OtherModelError,
@@ -26,6 +27,7 @@ from trajmon.errors import (
     RunExistsError,
     RunNameError,
     RunOwnedError,
+    ServerAddressError,
     SnapshotError,
 )
 from trajmon.numerics.layout import Layout
@@ -104,6 +106,20 @@ def check_options(options: Options) -> None:
         raise RefusedError(f"memory_budget_bytes={options.memory_bytes} is not at least 0")
     if options.budget_bytes is not None and options.budget_bytes <= 0:
         raise RefusedError(f"snapshot_budget_bytes={options.budget_bytes} is not at least 1")
+    if options.server is not None:
+        _check_server(options, options.server)
+
+
+def _check_server(options: Options, server: str) -> None:
+    """Raise RefusedError for what is no address. What the agent will not do with it is said now, by a warning."""
+    try:
+        address = parse_server(server)
+    except ServerAddressError as error:
+        raise RefusedError(f"server={error}") from error
+    try:
+        check_plaintext(address, token(home_directory(options.home)))
+    except ServerAddressError as error:
+        log.warning("run %r: %s; its checkpoints wait on this machine until then", options.run, error)
 
 
 def open_whole(model: nn.Module, optimizer: object | None, plan: Plan, options: Options) -> Session:

@@ -1,6 +1,8 @@
 """What goes wrong in reading from a monitor server, and how it is said.
 
     QueryError (TrajmonError)
+    ├── AddressError          the address, or the TLS files named for it, cannot be used
+    ├── UntrustedError        the two sides do not agree on TLS: certificate, name, or whether there is any
     ├── UnreachableError      nobody answers at the address, or not in time
     ├── NotAuthorisedError    the token is missing, wrong, or may not read
     ├── NotFoundError         no such run, scope or checkpoint
@@ -23,6 +25,7 @@ from grpc_status import rpc_status
 from trajmon.errors import TrajmonError
 
 __all__ = [
+    "AddressError",
     "BrokenReplyError",
     "InvalidRequestError",
     "NotAuthorisedError",
@@ -30,12 +33,21 @@ __all__ = [
     "QueryError",
     "ServerFailedError",
     "UnreachableError",
+    "UntrustedError",
     "translate",
 ]
 
 
 class QueryError(TrajmonError):
     """Reading from a server failed; the text says why and what to do."""
+
+
+class AddressError(QueryError):
+    """The address, or the TLS files named for it, cannot be used."""
+
+
+class UntrustedError(QueryError):
+    """The two sides do not agree on TLS: certificate, name, or whether there is any."""
 
 
 class UnreachableError(QueryError):

@@ -6,7 +6,20 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["AgentSettings", "Limits", "default_threads", "home_directory", "token"]
+from trajmon.errors import ServerAddressError
+
+__all__ = [
+    "AgentSettings",
+    "Limits",
+    "TlsFiles",
+    "allows_plaintext",
+    "default_threads",
+    "home_directory",
+    "token",
+]
+
+
+_TLS_VARIABLES = ("TRAJMON_TLS_CA", "TRAJMON_TLS_CERT", "TRAJMON_TLS_KEY")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +70,44 @@ class AgentSettings:
         except ValueError:
             linger = cls().linger_seconds
         return cls(linger_seconds=max(0.0, linger))
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files for servers that speak TLS; absolute paths."""
+
+    ca: Path | None = None
+    """Certificates of the authorities that are trusted; None: those of the machine."""
+    certificate: Path | None = None
+    """This side's own, for servers that ask for one."""
+    key: Path | None = None
+
+    @classmethod
+    def from_environment(cls) -> TlsFiles:
+        """``TRAJMON_TLS_CA``, ``TRAJMON_TLS_CERT``, ``TRAJMON_TLS_KEY``; empty counts as not set."""
+        given = (os.environ.get(name, "").strip() for name in _TLS_VARIABLES)
+        return cls(*(Path(text).expanduser().absolute() if text else None for text in given))
+
+    def to_environment(self) -> dict[str, str]:
+        """For a program with another working directory."""
+        paths = (self.ca, self.certificate, self.key)
+        return {name: str(path) for name, path in zip(_TLS_VARIABLES, paths, strict=True) if path is not None}
+
+    def own_pair(self) -> tuple[Path, Path] | None:
+        """This side's certificate and key; None if it has none. Raises ServerAddressError for half of it."""
+        if self.certificate is None and self.key is None:
+            return None
+        if self.certificate is None or self.key is None:
+            there, missing = _TLS_VARIABLES[1:] if self.key is None else _TLS_VARIABLES[:0:-1]
+            raise ServerAddressError(
+                f"{there} is set and {missing} is not; a caller's certificate needs both"
+            )
+        return self.certificate, self.key
+
+
+def allows_plaintext() -> bool:
+    """Whether ``TRAJMON_ALLOW_PLAINTEXT`` is 1: tokens may then go to other machines in clear text."""
+    return os.environ.get("TRAJMON_ALLOW_PLAINTEXT", "").strip() == "1"
 
 
 def home_directory(home: str | os.PathLike[str] | None = None) -> Path:

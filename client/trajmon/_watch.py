@@ -69,10 +69,11 @@ def watch(
 ) -> Recorder:
     """Start recording a training, or continue a recorded run as its next attempt.
 
-    `initial` records the parameters as they are now as checkpoint 0 of a new run. `server` is ``HOST:PORT``;
-    else ``TRAJMON_SERVER``, else the local server. `every` records by itself: a number of optimizer steps, "epoch"
-    or "log", see :mod:`trajmon.schedules`; `first_step` is how many steps the optimizer took before. `on_advice`:
-    "log" the server's advice, hand it to `advice_callback`, or "switch": follow it, see :mod:`trajmon.switch`.
+    `initial` records the parameters as they are now as checkpoint 0 of a new run. `server` is ``HOST:PORT``, or
+    ``grpcs://HOST:PORT`` over TLS; else ``TRAJMON_SERVER``, else the local server. `every` records by itself: a number
+    of optimizer steps, "epoch" or "log", see :mod:`trajmon.schedules`; `first_step` is how many steps the optimizer
+    took before. `on_advice`: "log" the server's advice, hand it to `advice_callback`, or "switch": follow it, see
+    :mod:`trajmon.switch`.
 
     `family`: views and groups of a known architecture, so that Q, K and V have maps of their own; "auto" finds it, None
     leaves it out, see :mod:`trajmon.families`. They are part of what identifies a run's model.

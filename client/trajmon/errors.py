@@ -14,6 +14,7 @@ TrajmonError
 │       └── RanksMissingError   some ranks did not call `watch`
 ├── CheckpointSkippedError  one checkpoint could not be stored
 ├── RecordingStoppedError   recording has ended for good: budget, changed model
+├── ServerAddressError      a server's address, or the TLS files for it, that cannot be used
 ├── SnapshotError           a file that is not a complete snapshot of this run
 ├── CheckpointFileError     a checkpoint of another program that cannot be read
 └── SwitchError             a model or optimizer that cannot be switched to norm-only training, or back
@@ -36,6 +37,7 @@ __all__ = [
     "RunExistsError",
     "RunNameError",
     "RunOwnedError",
+    "ServerAddressError",
     "ShardError",
     "SnapshotError",
     "SnapshotNotKeptError",
@@ -94,6 +96,10 @@ class CheckpointSkippedError(TrajmonError):
 
 class RecordingStoppedError(TrajmonError):
     """Recording has ended for good; training goes on."""
+
+
+class ServerAddressError(TrajmonError):
+    """A server's address, or the TLS files that are named for it, cannot be used; the text says what to change."""
 
 
 class SnapshotError(TrajmonError):

@@ -25,14 +25,15 @@ _PROBE_SECONDS = 1.0
 class _Announced:
     address: str
     pid: int
+    tls: bool
 
 
 def find_server(home: Path) -> str | None:
-    """gRPC address of the local server; None if none is running."""
+    """gRPC address of the local server, as `parse_server` takes it; None if none is running."""
     announced = _announced(home)
     if announced is None or not _lives(announced.pid) or not _accepts(announced.address):
         return None
-    return announced.address
+    return f"grpcs://{announced.address}" if announced.tls else announced.address
 
 
 def ensure_local_server(home: Path) -> str | None:
@@ -95,7 +96,7 @@ def _announced(home: Path) -> _Announced | None:
     address, pid = value.get("grpc"), value.get("pid")
     if not isinstance(address, str) or not isinstance(pid, int) or pid <= 0:
         return None
-    return _Announced(address, pid)
+    return _Announced(address, pid, value.get("tls") is True)
 
 
 def _lives(pid: int) -> bool:

@@ -14,7 +14,11 @@ import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 
+from trajmon._address import parse_server
+from trajmon._channel import open_channel
+from trajmon._handshake import explain_failure
 from trajmon._query_errors import (
+    AddressError,
     BrokenReplyError,
     InvalidRequestError,
     NotAuthorisedError,
@@ -22,13 +26,16 @@ from trajmon._query_errors import (
     QueryError,
     ServerFailedError,
     UnreachableError,
+    UntrustedError,
     translate,
 )
 from trajmon.cross.result import CrossResult, result_of
+from trajmon.errors import ServerAddressError
 from trajmon_protos.v1 import query_pb2, query_pb2_grpc, types_pb2
 
 __all__ = [
     "KERNELS",
+    "AddressError",
     "BrokenReplyError",
     "InvalidRequestError",
     "Kernel",
@@ -39,6 +46,7 @@ __all__ = [
     "QueryError",
     "ServerFailedError",
     "UnreachableError",
+    "UntrustedError",
     "assemble",
 ]
 
@@ -176,14 +184,17 @@ class QueryClient:
     """Reads from one server. Blocking, for one thread; every call has a deadline. A context manager."""
 
     def __init__(self, address: str, token: str | None) -> None:
-        """`address` is ``HOST:PORT``; `token` None sends none. Connects at the first call."""
+        """`address` is ``HOST:PORT`` or ``grpcs://HOST:PORT``; `token` None sends none. Connects at the first call.
+
+        Raises AddressError.
+        """
         self.address = address
-        host = address.removeprefix("ipv4:").removeprefix("dns:").rpartition(":")[0]
-        options: list[tuple[str, int]] = [("grpc.max_receive_message_length", _MESSAGE_BYTES)]
-        if host in ("127.0.0.1", "localhost", "[::1]"):
-            # A proxy setting of the environment must not catch connections within the machine.
-            options.append(("grpc.enable_http_proxy", 0))
-        self._channel = grpc.insecure_channel(address, options=options)
+        options = (("grpc.max_receive_message_length", _MESSAGE_BYTES),)
+        try:
+            self._server = parse_server(address)
+            self._channel = open_channel(self._server, token, options)
+        except ServerAddressError as error:
+            raise AddressError(str(error)) from error
         self._stub = query_pb2_grpc.QueryServiceStub(self._channel)
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
 
@@ -338,4 +349,7 @@ class QueryClient:
         try:
             yield
         except grpc.RpcError as error:
+            problem = explain_failure(self._server, error)
+            if problem:
+                raise UntrustedError(problem) from error
             raise translate(error, self.address, seconds) from error

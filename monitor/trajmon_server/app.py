@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import json
 import math
 import os
 import signal
-import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,19 +17,18 @@ from pathlib import Path
 
 import grpc
 import structlog
-import uvicorn
 from google.protobuf.internal import api_implementation
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
-from starlette.types import ASGIApp
 
 from trajmon_protos.v1 import ingest_pb2, ingest_pb2_grpc, query_pb2, query_pb2_grpc
 from trajmon_server.auth import Authenticator, load_or_create_token
-from trajmon_server.config import Address, Settings, parse_address
+from trajmon_server.config import Settings, parse_address
 from trajmon_server.errors import ConfigError, reason_of
 from trajmon_server.export.prometheus import Exporter
 from trajmon_server.ingest.service import Ingest
+from trajmon_server.ports import announced, listen, served_http, written
 from trajmon_server.query.core import Query
 from trajmon_server.query.cross import CrossQuery
 from trajmon_server.rpc.activity import Activity
@@ -39,12 +36,22 @@ from trajmon_server.rpc.gate import Gate
 from trajmon_server.rpc.ingest_servicer import IngestServicer
 from trajmon_server.rpc.query_servicer import QueryServicer
 from trajmon_server.rpc.readiness import Readiness
+from trajmon_server.runs.following import Follower
+from trajmon_server.runs.ownership import Alone, Ownership
 from trajmon_server.runs.registry import Registry
+from trajmon_server.runs.replicas import Replica
 from trajmon_server.runs.rows import Rows
+from trajmon_server.runs.run import Run
 from trajmon_server.runs.worker import Worker
 from trajmon_server.signals.remaining_displacement import RemainingDisplacementPolicy
+from trajmon_server.store.base import Journal
 from trajmon_server.store.errors import StoreError
 from trajmon_server.store.journal import LocalJournal
+from trajmon_server.store.leases import Leases
+from trajmon_server.store.names import Names
+from trajmon_server.store.objects import Objects, open_objects
+from trajmon_server.store.record_journal import RecordJournal
+from trajmon_server.tls import load_tls
 from trajmon_server.web.app import make_app
 from trajmon_server.web.backend import Backend, open_readers
 from trajmon_server.web.sessions import Sessions
@@ -128,11 +135,13 @@ async def serving(settings: Settings) -> AsyncIterator[Serving]:
             "protobuf runs on its pure-Python parser, which is not safe with hostile input; reinstall it"
         )
     addresses = {name: parse_address(getattr(settings, name)) for name in ("grpc", "http", "metrics")}
+    tls = load_tls(settings.tls)
     for name, address in addresses.items():
-        if not address.is_loopback and not settings.allow_remote_plaintext:
+        if not address.is_loopback and tls is None and not settings.allow_remote_plaintext:
             raise ConfigError(
                 f"--{name} {address} can be reached from other machines, and tokens would cross the network in clear "
-                "text; put a TLS proxy in front, or accept it with allow_remote_plaintext = true"
+                "text; set tls.certificate and tls.key, put a TLS proxy in front, or accept it with "
+                "allow_remote_plaintext = true"
             )
     token = load_or_create_token(settings.token_file)
     async with contextlib.AsyncExitStack() as stack:
@@ -141,7 +150,8 @@ async def serving(settings: Settings) -> AsyncIterator[Serving]:
         writers = _threads(stack, 32, "journal")
         workers = _threads(stack, settings.worker_threads, "work")
         readers = _threads(stack, settings.worker_threads, "read")
-        journal = _open_journal(settings.data_dir)
+        storage = _open_storage(settings)
+        journal = storage.journal
         readiness = Readiness(lambda: journal.broken)
         # Before the recovery, which may take its time: whoever supervises the server sees that it lives.
         authenticator, activity, backend = Authenticator(token, settings.tokens), Activity(), Backend()
@@ -152,7 +162,7 @@ async def serving(settings: Settings) -> AsyncIterator[Serving]:
                 "127.0.0.1",
                 "localhost",
                 "[::1]",
-                _host(addresses["http"].host),
+                written(addresses["http"].host),
                 *settings.http_hosts,
             ),
             authenticator=authenticator,
@@ -161,23 +171,42 @@ async def serving(settings: Settings) -> AsyncIterator[Serving]:
             backend=backend,
         )
         http = await stack.enter_async_context(
-            _http(addresses["http"], http_app, backend, settings.stop_grace_seconds)
+            served_http(addresses["http"], http_app, backend, settings.stop_grace_seconds, tls)
         )
+        if tls is not None:
+            stack.push_async_callback(_ended, asyncio.create_task(tls.keep_renewing()))
         policy = RemainingDisplacementPolicy()
         registry = Registry(journal, settings.data_dir / "maps", policy, settings.stale_after_seconds)
         exporter = Exporter(
             registry,
-            settings.limits.max_exported_series,
+            settings.limits,
             settings.finished_export_seconds,
+            settings.data_dir,
             lambda: not journal.broken,
         )
         worker = Worker(registry, journal, policy, workers)
         registry.on_wake(worker.wake)
-        await _recover(registry, workers)
 
-        exporter.start(addresses["metrics"])
+        def catch_up(runs: Iterable[Run]) -> None:
+            # Whose rows came last is most likely looked at first.
+            worker.catch_up(sorted(runs, key=lambda run: -run.last_row_unix_seconds), settings.worker_threads)
+
+        ownership: Ownership = Alone()
+        if storage.objects is None:
+            await _recover(registry, workers)
+        else:
+            ownership = replica = _replica(settings, storage.objects, journal, registry, writers, catch_up)
+            await _joined(replica)
+            readiness.further = replica.problem
+            # Last of all that follows: nothing is acknowledged any more, so others may take the runs at once.
+            stack.push_async_callback(replica.stop)
+        if tls is not None:
+            exporter.show_certificate(tls.expires)
+        exporter.start(addresses["metrics"], None if tls is None else tls.metrics_context())
         stack.callback(exporter.stop)
-        ingest = Ingest(journal, registry, settings.limits, writers, settings.data_dir, exporter.observe_row)
+        ingest = Ingest(
+            journal, registry, settings.limits, writers, settings.data_dir, exporter.observe_row, ownership
+        )
         query = Query(registry, journal, settings.limits, readers)
         cross = CrossQuery(query, Rows(journal, registry.count_event), readers)
         backend.open(open_readers(query, cross, registry, journal, settings.limits, readers))
@@ -200,7 +229,7 @@ async def serving(settings: Settings) -> AsyncIterator[Serving]:
         if settings.reflection:
             reflection.enable_server_reflection((*services, reflection.SERVICE_NAME), server)
         grpc_address = addresses["grpc"]
-        port = _listen(server, grpc_address)
+        port = listen(server, grpc_address, tls)
         await server.start()
         stack.push_async_callback(worker.stop)
         stack.push_async_callback(ingest.drain)
@@ -208,24 +237,19 @@ async def serving(settings: Settings) -> AsyncIterator[Serving]:
         stack.push_async_callback(health.enter_graceful_shutdown)
         for service in ("", *services):
             await health.set(service, health_pb2.HealthCheckResponse.SERVING)
-        # Whose rows came last is most likely looked at first.
-        recovered = sorted(registry.runs(), key=lambda run: -run.last_row_unix_seconds)
-        worker.catch_up(recovered, settings.worker_threads)
+        catch_up(registry.runs())
         stack.enter_context(readiness.watched(health, ("", services[0])))
         where = Serving(
-            grpc=f"{_host(grpc_address.host)}:{port}",
+            grpc=f"{written(grpc_address.host)}:{port}",
             http=http,
-            metrics=f"{_host(addresses['metrics'].host)}:{exporter.port}",
+            metrics=f"{written(addresses['metrics'].host)}:{exporter.port}",
             registry=registry,
             activity=activity,
         )
         if settings.announce_file is not None:
-            stack.enter_context(_announced(settings.announce_file, where))
+            told = {"grpc": where.grpc, "http": where.http, "metrics": where.metrics}
+            stack.enter_context(announced(settings.announce_file, told | ({"tls": True} if tls else {})))
         yield where
-
-
-def _host(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 @contextlib.contextmanager
@@ -262,11 +286,53 @@ def _threads(stack: contextlib.AsyncExitStack, count: int, name: str) -> ThreadP
     return executor
 
 
-def _open_journal(data_dir: Path) -> LocalJournal:
+@dataclass(frozen=True, slots=True)
+class _Storage:
+    journal: RecordJournal
+    objects: Objects | None
+    """What several servers share; None where the journal is this server's alone."""
+
+
+def _open_storage(settings: Settings) -> _Storage:
+    if not settings.journal_url:
+        try:
+            return _Storage(LocalJournal(settings.data_dir / "journal"), None)
+        except StoreError as error:
+            raise ConfigError(f"data directory {settings.data_dir}: {error}") from error
+    from trajmon_server.store.object_journal import ObjectJournal
+
     try:
-        return LocalJournal(data_dir / "journal")
+        objects = open_objects(settings.journal_url, settings.object_store)
+        return _Storage(ObjectJournal(objects), objects)
+    except (ValueError, StoreError) as error:
+        raise ConfigError(f"journal_url: {error}") from error
+
+
+def _replica(
+    settings: Settings,
+    objects: Objects,
+    journal: Journal,
+    registry: Registry,
+    executor: Executor,
+    catch_up: Callable[[Iterable[Run]], None],
+) -> Replica:
+    return Replica(
+        Leases(objects, settings.replica_id, settings.lease_seconds),
+        Names(objects),
+        journal,
+        registry,
+        Follower(journal, Rows(journal, registry.count_event)),
+        executor,
+        catch_up,
+        settings.follow_seconds,
+    )
+
+
+async def _joined(replica: Replica) -> None:
+    try:
+        await replica.start()
     except StoreError as error:
-        raise ConfigError(f"data directory {data_dir}: {error}") from error
+        raise ConfigError(f"journal_url: {error}") from error
 
 
 async def _recover(registry: Registry, executor: Executor) -> None:
@@ -281,75 +347,6 @@ async def _recover(registry: Registry, executor: Executor) -> None:
         raise
 
 
-def _listen(server: grpc.aio.Server, address: Address) -> int:
-    """Bind the gRPC port; returns it."""
-    try:
-        # gRPC itself does not say what is wrong.
-        socket.create_server(
-            (address.host, address.port), family=socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        ).close()
-        return server.add_insecure_port(str(address))
-    except (OSError, RuntimeError) as error:
-        why = reason_of(error) if isinstance(error, OSError) else str(error)
-        raise ConfigError(f"gRPC address {address}: {why}; give another with --grpc") from error
-
-
-@contextlib.asynccontextmanager
-async def _http(address: Address, app: ASGIApp, backend: Backend, stop_seconds: float) -> AsyncIterator[str]:
-    """Serve HTTP on the same loop; yields where."""
-    try:
-        listener = socket.create_server((address.host, address.port), reuse_port=False)
-    except OSError as error:
-        raise ConfigError(f"HTTP address {address}: {reason_of(error)}; give another with --http") from error
-    # Taken over by every connection. Else an answer's body waits 40 ms for the caller to acknowledge its head.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        lifespan="off",
-        # A browser holds up to six connections for each page that is open.
-        limit_concurrency=1024,
-        # A caller that never takes its answer must not hold up the stop.
-        timeout_graceful_shutdown=math.ceil(stop_seconds),
-    )
-    server = _Uvicorn(config)
-    task = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
-    try:
-        yield f"{_host(address.host)}:{listener.getsockname()[1]}"
-    finally:
-        backend.close()
-        server.should_exit = True
-        await task
-        listener.close()
-
-
-class _Uvicorn(uvicorn.Server):
-    """Leaves signals to whoever owns the loop."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture nothing."""
-        yield
-
-
-@contextlib.contextmanager
-def _announced(path: Path, where: Serving) -> Iterator[None]:
-    """Tell local clients where the server listens."""
-    addresses = {"grpc": where.grpc, "http": where.http, "metrics": where.metrics, "pid": os.getpid()}
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        fresh.write_text(json.dumps(addresses))
-        fresh.replace(path)
-    except OSError as error:
-        raise ConfigError(
-            f"announce file {path}: {reason_of(error)}; give another with announce_file"
-        ) from error
-    try:
-        yield
-    finally:
-        # Another server may have announced itself since.
-        with contextlib.suppress(OSError, ValueError):
-            if json.loads(path.read_text()).get("pid") == os.getpid():
-                path.unlink()
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""`trajmon-server`: serve runs, replay a recorded Gram."""
+"""`trajmon-server`: serve runs, say whether a server is ready, replay a recorded Gram."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from typing import Any, NoReturn
 
 import click
 
-from trajmon_server.app import serve
-from trajmon_server.config import load_settings
+from trajmon_server.config import load_settings, parse_address
 from trajmon_server.errors import ConfigError
-from trajmon_server.logs import configure_logs
-from trajmon_server.replay import ReplayError, replay
+from trajmon_server.health import why_not_ready
 
 __all__ = ["main"]
 
@@ -50,6 +48,10 @@ def main() -> None:
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 def serve_command(config: Path | None, **options: Any) -> None:
     """Take rows, keep maps, export hallmarks, answer queries."""
+    # Here, not above: `health` is asked often, and has no use for what they load.
+    from trajmon_server.app import serve
+    from trajmon_server.logs import configure_logs
+
     overrides = {name: value for name, value in options.items() if value is not None}
     try:
         settings = load_settings(config, overrides, home())
@@ -59,11 +61,31 @@ def serve_command(config: Path | None, **options: Any) -> None:
         _fail(str(error))
 
 
+@main.command("health")
+@click.option("--http", metavar="HOST:PORT", help="Where the server answers; default: as in `serve`.")
+@click.option("--config", type=click.Path(path_type=Path), help="The server's TOML file.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), default=3.0, help="Seconds to wait; default: 3."
+)
+def health_command(http: str | None, config: Path | None, timeout: float) -> None:
+    """Say whether the server on this machine takes rows. Exit code 0 if it does, else 1."""
+    try:
+        settings = load_settings(config, {} if http is None else {"http": http}, home())
+        why = why_not_ready(parse_address(settings.http), settings.tls, timeout)
+    except ConfigError as error:
+        _fail(str(error))
+    if why:
+        _fail(f"not ready: {why}")
+    click.echo("ready")
+
+
 @main.command("replay")
 @click.argument("gram", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def replay_command(gram: Path, as_json: bool) -> None:
     """Say what the policy would have advised at each checkpoint of GRAM.npz."""
+    from trajmon_server.replay import ReplayError, replay
+
     try:
         for entry in replay(gram):
             click.echo(json.dumps(entry, allow_nan=False) if as_json else _line(entry))

@@ -6,6 +6,7 @@ Environment variables start with ``TRAJMON_SERVER_``; nested settings are joined
 
 from __future__ import annotations
 
+import socket
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,7 @@ from pydantic_settings import (
 
 from trajmon_server.errors import ConfigError, reason_of
 
-__all__ = ["Address", "Limits", "Settings", "TokenEntry", "load_settings", "parse_address"]
+__all__ = ["Address", "Limits", "Settings", "TlsSettings", "TokenEntry", "load_settings", "parse_address"]
 
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 MIB = 1 << 20
@@ -83,7 +84,24 @@ class Limits(BaseModel):
     max_concurrent_rpcs: int = Field(default=128, ge=8)
     max_map_checkpoints: int = Field(default=4096, ge=2)
     """Side of the largest map that one query may ask for."""
-    max_exported_series: int = Field(default=20_000, ge=100)
+    max_exported_series: int = Field(default=70_000, ge=100)
+    """Of runs, in the metrics. The default holds 200 runs of 16 groups, all of them sketched."""
+
+
+class TlsSettings(BaseModel):
+    """TLS of all three ports; none without `certificate` and `key`. All files are PEM."""
+
+    model_config = _STRICT
+    certificate: Path | None = None
+    """The server's certificate, and behind it those that vouch for it, up to the root."""
+    key: Path | None = None
+    """Its private key, without a password."""
+    client_ca: Path | None = None
+    """Callers of gRPC and metrics must show a certificate that one of these signed."""
+    client_ca_http: bool = False
+    """Callers of HTTP as well; browsers and probes seldom have one."""
+    reload_seconds: float = Field(default=10.0, gt=0)
+    """Pause between two looks whether the files were renewed."""
 
 
 class Settings(BaseSettings):
@@ -103,6 +121,18 @@ class Settings(BaseSettings):
     http_hosts: tuple[str, ...] = ()
     """Names that browsers may ask for this server by, beside those of its own addresses; for a proxy in front."""
     tokens: tuple[TokenEntry, ...] = ()
+    tls: TlsSettings = TlsSettings()
+    journal_url: str = ""
+    """Object store that holds the journal, e.g. ``s3://bucket/prefix``, shared by several servers; empty: the data
+    directory, which one server has to itself."""
+    object_store: dict[str, str] = Field(default_factory=dict)
+    """Options of that store, e.g. ``endpoint`` and ``region``; else taken from its usual environment variables."""
+    replica_id: str = Field(default_factory=socket.gethostname, pattern=r"^[A-Za-z0-9_.-]{1,128}$")
+    """What this server is called among those that share an object store."""
+    lease_seconds: float = Field(default=6.0, ge=1, le=300)
+    """How long after its last sign of life a server's runs are left alone by the others."""
+    follow_seconds: float = Field(default=5.0, ge=0.1, le=3600)
+    """Pause between two looks at what other servers have taken in."""
     limits: Limits = Limits()
     worker_threads: int = Field(default=2, ge=1, le=64)
     """Threads that compute hallmarks and publish maps."""

@@ -54,6 +54,82 @@ def test_about_the_initialization_and_of_a_group(page: Page, site: Site, client:
     np.testing.assert_allclose(shown(page, "other")["z"], expected, rtol=0, atol=FLOAT32)
 
 
+def about(page: Page, tau: int) -> None:
+    page.locator("#about").select_option("tau")
+    page.locator("#tau-number").fill(str(tau))
+    page.locator("#tau-number").press("Enter")
+
+
+def test_about_a_checkpoint_of_all_runs(page: Page, site: Site, client: Client) -> None:
+    open_comparison(page, site)
+    expect(page.locator("#tau-chosen")).to_be_hidden()
+    about(page, 7)
+    maps = {run: get_map(client, run, relative_to=7)["map"] for run in ("plain", "other")}
+    low = min(float(entries.min()) for entries in maps.values())
+
+    def check() -> None:
+        for run, entries in maps.items():
+            told = shown(page, run)
+            np.testing.assert_allclose(told["z"], entries, rtol=0, atol=FLOAT32)
+            np.testing.assert_allclose([told["zmin"], told["zmax"]], [low, 1.0], atol=FLOAT32)
+
+    until(check)
+    for run, entries in maps.items():
+        expect(page.locator(f'figure[data-run="{run}"] .omega')).to_have_text(f"ω₇ = {entries.mean():.3f}")
+    expect(page).to_have_url(site.url(f"{BOTH}&about=7"))
+    page.reload()
+    page.locator("body[data-ready]").wait_for()
+    until(check)
+    expect(page.locator("#about")).to_have_value("tau")
+    expect(page.locator("#tau-number")).to_have_value("7")
+    expect(page.locator("#tau")).to_have_value("7")
+    assert int(page.locator("#tau").get_attribute("max") or 0) == 23
+    page.locator("#tau").press("ArrowRight")
+    expected = get_map(client, "other", relative_to=8)["map"]
+    until(lambda: np.testing.assert_allclose(shown(page, "other")["z"], expected, rtol=0, atol=FLOAT32))
+    expect(page).to_have_url(site.url(f"{BOTH}&about=8"))
+    page.locator("#about").select_option("")
+    whole = get_map(client, "other")["map"]
+    until(lambda: np.testing.assert_allclose(shown(page, "other")["z"], whole, rtol=0, atol=FLOAT32))
+    expect(page.locator("#tau-chosen")).to_be_hidden()
+    expect(page).to_have_url(site.url(BOTH))
+
+
+def test_what_is_being_typed_is_not_written_over(page: Page, site: Site) -> None:
+    open_comparison(page, site)
+    about(page, 7)
+    expect(page.locator('figure[data-run="other"] .omega')).to_contain_text("ω₇")
+    page.locator("#tau-number").fill("1")
+    page.locator("#scope").evaluate("e => { e.value = 'group:mlp'; e.dispatchEvent(new Event('change')) }")
+    expect(page.locator("#bar")).to_contain_text("mlp")
+    page.wait_for_load_state("networkidle")
+    expect(page.locator("#tau-number")).to_have_value("1")
+    page.locator("#tau-number").press("Enter")
+    expect(page.locator('figure[data-run="other"] .omega')).to_contain_text("ω₁")
+
+
+def test_a_run_without_the_checkpoint_says_so_and_the_others_are_shown(
+    page: Page, site: Site, client: Client, watched: Watched
+) -> None:
+    watched.expected = "Failed to load resource"
+    open_comparison(page, site, "/compare?run=plain&run=gaps&about=15")
+    expected = get_map(client, "plain", relative_to=15)["map"]
+    np.testing.assert_allclose(shown(page, "plain")["z"], expected, rtol=0, atol=FLOAT32)
+    gaps = page.locator('figure[data-run="gaps"]')
+    expect(gaps.get_by_role("status")).to_have_text("checkpoint 15 is not among those of the map (0 to 8)")
+    expect(gaps.locator(".plot")).to_be_hidden()
+    expect(page.locator("#problem")).to_be_hidden()
+    assert list(shown_curves(page, "mds")) == ["plain", "gaps"]
+    page.locator("#tau-number").fill("24")
+    page.locator("#tau-number").press("Enter")
+    expect(page).to_have_url(site.url("/compare?run=plain&run=gaps&about=15"))
+    page.locator("#tau-number").fill("5")
+    page.locator("#tau-number").press("Enter")
+    expect(gaps.locator(".plot")).to_be_visible()
+    expected = get_map(client, "gaps", relative_to=5)["map"]
+    until(lambda: np.testing.assert_allclose(shown(page, "gaps")["z"], expected, rtol=0, atol=FLOAT32))
+
+
 def test_curves_lie_over_each_other(page: Page, site: Site, client: Client) -> None:
     open_comparison(page, site)
     for name in ("mds", "relative_mds", "update_angle_degrees", "distance_from_initialization"):

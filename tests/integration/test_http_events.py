@@ -138,3 +138,55 @@ def test_a_page_that_is_open_keeps_a_local_server_alive(server: ServerProcess, c
         time.sleep(1.5)
         assert server.process.poll() is None
     assert server.process.wait(30) == 0
+
+
+def test_what_pages_ask_about_an_event_is_as_new_as_it(server: ServerProcess, client: Client) -> None:
+    run = SyntheticRun("shared", num_checkpoints=20)
+    web = Web(server.addresses["http"], server.token)
+    epoch = push_all(client, run, 3)
+    web.json("/api/v1/runs/shared/map")
+    base = "/api/v1/runs/shared"
+    paths = [
+        f"{base}?",
+        f"{base}/map?",
+        f"{base}/hallmarks?max_points=8&",
+        f"{base}/layers?",
+        f"{base}/spectrum?",
+    ]
+    with listening(web.address, server.token, "shared") as events:
+        versions: list[int] = []
+        _, data = next(events)
+        for checkpoint in range(3, 20):
+            push(client, run, epoch, run.record(checkpoint))
+            while data["checkpoint"] < checkpoint:
+                _, data = next(events)
+            versions.append(data["version"])
+            for path in paths:
+                told = web.get(f"{path}version={data['version']}")
+                assert told.status == 200
+                # Nothing has come since: it is what is told without a version, and what is told the second time.
+                assert told.body == web.get(path).body, path
+                again = web.get(f"{path}version={data['version']}")
+                assert (again.body, again.headers["content-type"]) == (
+                    told.body,
+                    told.headers["content-type"],
+                )
+        assert versions == sorted(set(versions))
+    # Nobody listens: a version says nothing.
+    assert web.get(f"{base}/map?version=1").body == web.get(f"{base}/map").body
+
+
+def test_versions_of_runs_of_others_and_bad_ones(server: ServerProcess, client: Client) -> None:
+    run = SyntheticRun("versions")
+    push_all(client, run, 3)
+    web = Web(server.addresses["http"], server.token)
+    with listening(web.address, server.token, "versions") as events:
+        next(events)
+        assert web.get("/api/v1/runs/versions/map?version=1").status == 200
+        stranger = Web(web.address, "no-token-at-all")
+        assert stranger.get("/api/v1/runs/versions/map?version=1").reason == "UNAUTHENTICATED"
+        bad = web.get("/api/v1/runs/versions/map?version=-1")
+        assert (bad.status, bad.reason) == (400, "INVALID_REQUEST")
+        missing = web.get("/api/v1/runs/versions/map?scope=group:none&version=1")
+        assert (missing.status, missing.reason) == (404, "NO_SUCH_SCOPE")
+        assert web.get("/api/v1/runs/versions/map?version=1", "HEAD").body == b""

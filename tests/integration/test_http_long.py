@@ -75,10 +75,30 @@ def test_long_hallmarks_are_those_of_the_last_row(web: Web, run: SyntheticRun) -
     curves = web.json("/api/v1/runs/long/hallmarks")
     assert curves["checkpoint"] == list(range(COUNT))
     latest = web.json("/api/v1/runs/long")["hallmarks"]["network"]
-    assert {name: values[-1] for name, values in curves["hallmarks"].items()} == latest
+    last = {name: values[-1] for name, values in curves["hallmarks"].items()}
+    # The same entries, added up in another order.
+    assert last == pytest.approx(latest, rel=1e-12)
     whole = cosines(run.parameters.reshape(COUNT, -1))
     for t in (0, 70, COUNT - 1):
         assert curves["hallmarks"]["mds"][t] == pytest.approx(whole[: t + 1, : t + 1].mean(), abs=1e-12)
+
+
+@pytest.mark.parametrize("scope", ["network", "layer:layer1.weight"])
+def test_fewer_points_are_some_of_all(web: Web, scope: str) -> None:
+    base = f"/api/v1/runs/long/hallmarks?scope={scope}"
+    whole, few = web.json(base), web.json(f"{base}&max_points=16")
+    positions = [*range(0, COUNT, 10), COUNT - 1]
+    assert whole["reduced"] is None
+    assert few["reduced"] == {"from": COUNT, "to": 16, "every": 10, "path": [[0, COUNT - 1]]}
+    assert few["checkpoint"] == positions
+    for group in ("hallmarks", "metrics"):
+        assert few[group].keys() == whole[group].keys()
+        for name, values in whole[group].items():
+            assert few[group][name] == [values[position] for position in positions], name
+    answer = web.get(f"{base}&max_points=16&format=csv")
+    assert answer.headers["trajmon-reduced"] == f"{COUNT}->16"
+    assert len(answer.text.splitlines()) == 1 + 16
+    assert "trajmon-reduced" not in web.get(f"{base}&max_points={COUNT}").headers
 
 
 def test_a_part_is_what_it_is_in_one_piece(web: Web, small_server: ServerProcess) -> None:

@@ -17,12 +17,26 @@ from typing import Any
 import numpy as np
 import pytest
 
+from support.calls import get_map, open_run, push_all, report
 from support.rows import SyntheticRun
 from support.server import Client, ServerProcess
-from trajmon_protos.v1 import ingest_pb2, query_pb2
+from trajmon_protos.v1 import ingest_pb2, types_pb2
 
 WAIT_SECONDS = 60.0
-RUN = SyntheticRun("scraped", num_checkpoints=6)
+GROUPS = ('say "group"', "back\\slash\\n", "{brace}", "ünï", "a,b=c", "# HELP")
+"""Names that a run may give its groups, each of the first layer alone."""
+
+
+class ScrapedRun(SyntheticRun):
+    """A run with groups of all names."""
+
+    def layout(self) -> types_pb2.Layout:
+        layout = super().layout()
+        layout.groups.extend(types_pb2.Group(name=name, layers=[0]) for name in GROUPS)
+        return layout
+
+
+RUN = ScrapedRun("scraped", num_checkpoints=11)
 
 
 def program(name: str) -> str:
@@ -39,22 +53,17 @@ def get(url: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server that holds one run, all of whose rows are analysed."""
-    started = ServerProcess(tmp_path_factory.mktemp("scraped") / "home").start()
+    """A server that holds one run, all of whose rows are analysed, and whose agent has reported."""
+    started = ServerProcess(
+        tmp_path_factory.mktemp("scraped") / "home",
+        environment={"TRAJMON_SERVER_FINISHED_EXPORT_SECONDS": "0"},
+    ).start()
     try:
         with Client(started.addresses["grpc"], started.token) as client:
-            opened = client.ingest.OpenRun(RUN.open_request(), metadata=tuple(client.metadata), timeout=20)
-            for checkpoint in range(RUN.num_checkpoints):
-                request = ingest_pb2.PushRowRequest(
-                    run_id=RUN.run_id, writer_epoch=opened.writer_epoch, record=RUN.record(checkpoint)
-                )
-                client.ingest.PushRow(request, metadata=tuple(client.metadata), timeout=20)
+            epoch = push_all(client, RUN)
+            report(client, RUN, epoch, ingest_pb2.RUN_PHASE_RUNNING)
             # The answer waits until every acknowledged row is analysed.
-            list(
-                client.query.GetMap(
-                    query_pb2.GetMapRequest(run=RUN.name), metadata=tuple(client.metadata), timeout=60
-                )
-            )
+            get_map(client, RUN.name)
         yield started
     finally:
         started.stop()
@@ -99,14 +108,20 @@ def prometheus(metrics_address: str, tmp_path: Path) -> Iterator[str]:
         process.wait(timeout=30)
 
 
+def query(prometheus: str, selector: str) -> list[dict[str, Any]]:
+    """What an instant query answers now."""
+    url = f"{prometheus}/api/v1/query?{urllib.parse.urlencode({'query': selector})}"
+    found: list[dict[str, Any]] = json.loads(get(url))["data"]["result"]
+    return found
+
+
 def series(prometheus: str, selector: str) -> list[dict[str, Any]]:
     """What an instant query answers, once there is something: Prometheus takes a moment to start."""
-    url = f"{prometheus}/api/v1/query?{urllib.parse.urlencode({'query': selector})}"
     problem: object = "no series"
     deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
         try:
-            found: list[dict[str, Any]] = json.loads(get(url))["data"]["result"]
+            found = query(prometheus, selector)
         except urllib.error.URLError as error:
             problem = error
         else:
@@ -141,3 +156,41 @@ def test_a_real_prometheus_reads_the_right_values(prometheus: str) -> None:
     assert sum(float(state["value"][1]) for state in states) == 1
     (info,) = series(prometheus, 'trajmon_run_info{run="scraped"}')
     assert info["metric"]["run_id"] == RUN.run_id
+    (growth,) = series(prometheus, 'trajmon_parameter_norm_growth{run="scraped",group="network"}')
+    assert float(growth["value"][1]) == pytest.approx(lengths[10] / lengths[2], rel=1e-12)
+    norms = series(prometheus, 'trajmon_parameter_norm{run="scraped"}')
+    assert {norm["metric"]["group"] for norm in norms} == {"network", "first", *GROUPS}
+
+
+def test_a_scrape_is_whole_and_in_the_format_that_was_asked_for(
+    prometheus: str, metrics_address: str
+) -> None:
+    (scraped,) = series(prometheus, 'scrape_samples_scraped{job="trajmon"} > 0')
+    exposition = get(f"http://{metrics_address}/metrics").decode()
+    lines = [line for line in exposition.splitlines() if not line.startswith("#")]
+    # When a counter was made is a sample of its own in plain text, and so it is in OpenMetrics.
+    assert int(scraped["value"][1]) == len(lines)
+    (target,) = json.loads(get(f"{prometheus}/api/v1/targets"))["data"]["activeTargets"]
+    assert target["lastError"] == ""
+    metadata = json.loads(get(f"{prometheus}/api/v1/metadata"))["data"]
+    assert metadata["trajmon_parameter_norm"] == [
+        {"type": "gauge", "help": "Norm of the parameters.", "unit": ""}
+    ]
+
+
+def test_a_finished_run_is_gone_with_the_next_scrape(prometheus: str, server: ServerProcess) -> None:
+    selector = 'count({run="scraped"})'
+    assert series(prometheus, selector)
+    with Client(server.addresses["grpc"], server.token) as client:
+        epoch = open_run(client, RUN).writer_epoch
+        report(client, RUN, epoch, ingest_pb2.RUN_PHASE_FINISHED)
+    try:
+        # Not marked as stale, they would be there for five minutes more.
+        deadline = time.monotonic() + WAIT_SECONDS
+        while query(prometheus, selector):
+            assert time.monotonic() < deadline, "series of a finished run are still there"
+            time.sleep(0.2)
+        assert query(prometheus, 'trajmon_runs{state="finished"}')[0]["value"][1] == "1"
+    finally:
+        with Client(server.addresses["grpc"], server.token) as client:
+            open_run(client, RUN)

@@ -15,6 +15,7 @@ from support.rows import Cut, SyntheticRun
 from trajmon_server.auth import LOCAL_TEAM, Principal
 from trajmon_server.config import Limits
 from trajmon_server.ingest.service import Ingest, Receipt
+from trajmon_server.runs.ownership import Alone
 from trajmon_server.runs.run import Run
 
 CALLER = Principal(LOCAL_TEAM, "write")
@@ -33,7 +34,13 @@ class Server:
         self.house.registry.recover()
         limits = Limits(**{"min_free_disk_bytes": 0, **self.limits})
         self.ingest = Ingest(
-            self.house.journal, self.house.registry, limits, self.executor, self.folder, lambda *_: None
+            self.house.journal,
+            self.house.registry,
+            limits,
+            self.executor,
+            self.folder,
+            lambda *_: None,
+            Alone(),
         )
         self.epochs: dict[tuple[str, str], int] = {}
 

@@ -16,7 +16,7 @@ from trajmon._files import lock_holder, write_json
 from trajmon._settings import AgentSettings, token
 from trajmon.agent.progress import Progress
 from trajmon.agent.spool import Spool
-from trajmon.agent.transport import Connection, Failure, Opened, classify, printable, writer_of
+from trajmon.agent.transport import CHANGES_HANDS, Connection, Failure, Opened, classify, printable, writer_of
 from trajmon.local_server import ensure_local_server
 from trajmon.rundir import RecorderNote, RunDescription, RunDir
 from trajmon.snapshots.keeping import SnapshotMode
@@ -323,6 +323,9 @@ class Sender(threading.Thread):
             failure = replace(failure, kind="again")
         if failure.kind in ("again", "later"):
             self._reconnect_if_moved(failure)
+        if failure.reason in CHANGES_HANDS:
+            # Servers live, and one of them will have the run soon: waiting ever longer would only hold rows up.
+            self._backoff.reset()
         seconds = self._backoff.next_seconds()
         if failure.kind == "later":
             seconds = max(seconds, self._settings.slow_retry_seconds)

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal, TypeVar
 
 import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from trajmon._address import parse_server
+from trajmon._channel import open_channel
+from trajmon._handshake import explain_failure
+from trajmon.errors import ServerAddressError
 from trajmon.rundir import RunDescription
 from trajmon_protos.v1 import ingest_pb2, ingest_pb2_grpc, types_pb2
 
-__all__ = ["Connection", "Failure", "Opened", "classify", "printable", "writer_of"]
+__all__ = [
+    "CHANGES_HANDS",
+    "CannotConnectError",
+    "Connection",
+    "Failure",
+    "Opened",
+    "classify",
+    "printable",
+    "writer_of",
+]
 
+NOT_HERE: Final = "NOT_HERE"
+"""Reason of a server that does not write the run: another does. Nothing was done."""
+CHANGES_HANDS: Final = (NOT_HERE, "LEASE_LOST")
+"""Reasons after which some server will write the run in a moment."""
 STREAM_FROM_BYTES = 900 << 10
 """Larger records go in pieces: a message may have 1 MiB."""
 _PIECE_BYTES = 256 << 10
@@ -49,6 +66,10 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_receive_message_length", 1 << 20),
 )
 
+RUN_KEY = "x-trajmon-run"
+"""Metadata of every call: the run's id."""
+
+_Reply = TypeVar("_Reply")
 FailureKind = Literal["again", "later", "reopen", "refused"]
 
 
@@ -80,18 +101,26 @@ class Opened:
     takes_sketches: bool = False
 
 
+class CannotConnectError(grpc.RpcError):
+    """No call gets through until somebody mends the address, the TLS files or the server's TLS; the text says what."""
+
+
 class Connection:
-    """One channel to one server. Connects at the first call; every call has a deadline."""
+    """One channel to one server. Connects at the first call; every call has a deadline.
+
+    Every call names its run in the metadata too, so that a proxy in front can send it where the run is.
+    """
 
     def __init__(self, address: str, token: str | None, call_seconds: float) -> None:
+        """Raises CannotConnectError."""
         self.address = address
         self.token = token
         self._seconds = call_seconds
-        options = list(_OPTIONS)
-        if address.rpartition(":")[0] in ("127.0.0.1", "localhost", "[::1]"):
-            # A proxy setting of the environment must not catch connections within the machine.
-            options.append(("grpc.enable_http_proxy", 0))
-        self._channel = grpc.insecure_channel(address, options=options)
+        try:
+            self._server = parse_server(address)
+            self._channel = open_channel(self._server, token, _OPTIONS)
+        except ServerAddressError as error:
+            raise CannotConnectError(str(error)) from error
         self._stub = ingest_pb2_grpc.IngestServiceStub(self._channel)
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
 
@@ -113,7 +142,7 @@ class Connection:
         if run.shard is not None:
             request.part, request.num_parts = run.shard.part, run.shard.num_parts
             request.writer, request.first_checkpoint = run.shard.writer, run.shard.first_checkpoint
-        reply = self._stub.OpenRun(request, timeout=self._seconds, metadata=self._metadata)
+        reply = self._call(self._stub.OpenRun, request, run.run_id)
         return Opened(
             attempt,
             reply.writer_epoch,
@@ -129,16 +158,26 @@ class Connection:
             request = ingest_pb2.PushRowRequest(
                 run_id=run_id, writer_epoch=writer_epoch, record=record, writer=writer
             )
-            return self._stub.PushRow(request, timeout=self._seconds, metadata=self._metadata).receipt
+            return self._call(self._stub.PushRow, request, run_id).receipt
         header = ingest_pb2.PushRowStreamRequest.Header(
             run_id=run_id, writer_epoch=writer_epoch, record_bytes=len(record), writer=writer
         )
         pieces = _pieces(header, record)
-        return self._stub.PushRowStream(pieces, timeout=self._seconds, metadata=self._metadata).receipt
+        return self._call(self._stub.PushRowStream, pieces, run_id).receipt
 
     def report(self, request: ingest_pb2.ReportStatusRequest) -> ingest_pb2.ReportStatusResponse:
         """Tell how the agent does, hear the latest advice."""
-        return self._stub.ReportStatus(request, timeout=self._seconds, metadata=self._metadata)
+        return self._call(self._stub.ReportStatus, request, request.run_id)
+
+    def _call(self, method: Callable[..., _Reply], request: object, run_id: str) -> _Reply:
+        try:
+            metadata = (*self._metadata, (RUN_KEY, run_id))
+            return method(request, timeout=self._seconds, metadata=metadata)
+        except grpc.RpcError as error:
+            problem = explain_failure(self._server, error)
+            if problem:
+                raise CannotConnectError(problem) from error
+            raise
 
     def close(self) -> None:
         """Give the channel up; a call that is under way in another thread ends."""
@@ -160,6 +199,9 @@ def _pieces(
 
 def classify(error: grpc.RpcError) -> Failure:
     """What a failed call means for the sender."""
+    if isinstance(error, CannotConnectError):
+        # An earlier call over a connection that has ended since may have been heard.
+        return Failure("later", printable(str(error)), uncertain=True)
     code, text = error.code(), printable(error.details() or "")
     reason, retry_seconds = _details(error)
     text = f"{code.name}: {text}"
@@ -181,7 +223,7 @@ def classify(error: grpc.RpcError) -> Failure:
         grpc.StatusCode.OUT_OF_RANGE,
     ):
         return Failure("refused", text, reason)
-    return Failure("again", text, reason, retry_seconds, uncertain=True)
+    return Failure("again", text, reason, retry_seconds, uncertain=reason != NOT_HERE)
 
 
 def _details(error: grpc.RpcError) -> tuple[str, float | None]:

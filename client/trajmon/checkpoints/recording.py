@@ -52,7 +52,7 @@ class Options:
     folder: Path
     """That is followed; absolute."""
     server: str | None = None
-    """``HOST:PORT``; None: the local server."""
+    """``HOST:PORT`` or ``grpcs://HOST:PORT``; None: the local server."""
     tags: tuple[str, ...] = ()
     groups: Mapping[str, str | Sequence[str]] | None = None
     """As in :func:`trajmon.watch`; only a new run takes them."""

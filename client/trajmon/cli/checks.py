@@ -11,9 +11,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+from trajmon._address import parse_server
+from trajmon._channel import read_own_pair, trusted_roots
+from trajmon._settings import TlsFiles, allows_plaintext
 from trajmon.cli.behind import Behind, behind
 from trajmon.cli.machine import RunFolder, inspect_run_dir, list_run_dirs
 from trajmon.cli.session import find_token
+from trajmon.errors import ServerAddressError
 from trajmon.query import QueryClient, QueryError
 
 __all__ = ["Check", "Level", "run_checks", "size"]
@@ -121,6 +125,7 @@ def _check_server(home: Path, server: str | None) -> Iterator[Check]:
             "the first watched training starts one; or `trajmon-server serve`",
         )
         return
+    yield from _check_tls(server)
     try:
         with QueryClient(server, find_token(home)) as client:
             serving = client.serving()
@@ -134,6 +139,38 @@ def _check_server(home: Path, server: str | None) -> Iterator[Check]:
         yield Check(
             "server", "warning", f"{server} answers, but says that it is not serving", "look at its log"
         )
+
+
+def _check_tls(server: str) -> Iterator[Check]:
+    """What is said to the server in clear text, or which files stand for TLS. Nothing within this machine."""
+    try:
+        address = parse_server(server)
+        if not address.tls:
+            if not address.is_loopback and allows_plaintext():
+                yield Check(
+                    "tls",
+                    "warning",
+                    f"the token crosses the network to {address} in clear text (TRAJMON_ALLOW_PLAINTEXT)",
+                    f"set tls.certificate and tls.key on the server, and name it as grpcs://{address.target}",
+                )
+            return
+        files = TlsFiles.from_environment()
+        trusted_roots(files)
+        own = files.own_pair()
+        if own is not None:
+            read_own_pair(*own)
+    except ServerAddressError as error:
+        yield Check("tls", "problem", str(error), "name a server and PEM files that can be used")
+        return
+    mode = 0 if own is None else stat.S_IMODE(own[1].stat().st_mode)
+    if own is not None and mode & 0o077:
+        yield Check(
+            "tls", "warning", f"{own[1]} is open to other users (mode {mode:04o})", f"chmod 600 {own[1]}"
+        )
+        return
+    trusted = f"those in {files.ca}" if files.ca is not None else "those of this machine"
+    shown = "no certificate" if own is None else str(own[0])
+    yield Check("tls", "ok", f"trusts {trusted}; shows {shown}")
 
 
 def _check_runs(home: Path) -> Iterator[Check]:

@@ -110,7 +110,7 @@ def compare(
         raise click.UsageError("name two runs or more; `trajmon show` shows one")
     if out is not None:
         check_folder(out)
-    with open_client(server) as client, waiting(len(runs)) as step:
+    with open_client(server) as client, waiting(len(runs), quiet=as_json) as step:
         sides = []
         for run in runs:
             step(run)

@@ -19,6 +19,7 @@ from trajmon.cli.session import (
     scope_option,
     server_option,
 )
+from trajmon.cli.waiting import waiting
 from trajmon.plot.curves import number_with_error
 from trajmon.plot.modes import NORM_ONLY
 
@@ -47,7 +48,8 @@ _COLUMNS = {
 @server_option
 def hallmarks(run: str, scope: str, rows: int, as_json: bool, server: str | None) -> None:
     """Print the hallmarks of RUN (its name or id): the last rows as a table, or everything as JSON."""
-    with open_client(server) as client:
+    with open_client(server) as client, waiting(1, quiet=as_json) as begin:
+        begin("hallmarks")
         arrays = client.get_hallmarks(run, scope)
     arrays, errors = split_errors(arrays)
     if as_json:

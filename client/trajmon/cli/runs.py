@@ -11,6 +11,7 @@ from rich.table import Table
 
 from trajmon.cli.plain import has_unicode, phase_name, state_name, summary_value
 from trajmon.cli.session import clean, make_console, open_client, print_json, server_option, text
+from trajmon.cli.waiting import waiting
 from trajmon.plot.curves import number_with_error
 from trajmon_protos.v1 import ingest_pb2, query_pb2, types_pb2
 
@@ -24,7 +25,8 @@ __all__ = ["age", "mode_name", "run_value", "runs", "snapshot_mode_name"]
 @server_option
 def runs(server: str | None, as_json: bool) -> None:
     """List the runs of a server, newest first."""
-    with open_client(server) as client:
+    with open_client(server) as client, waiting(1, quiet=as_json) as step:
+        step("runs")
         found = client.list_runs()
         address = client.address
     if as_json:

@@ -15,7 +15,9 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from trajmon._address import parse_server
 from trajmon._settings import home_directory
+from trajmon.errors import ServerAddressError
 from trajmon.query import NotAuthorisedError, QueryClient, QueryError
 
 __all__ = [
@@ -150,12 +152,13 @@ def _choose(server: str | None) -> str:
 
 
 def _check_address(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """HOST:PORT and nothing else, so that a typing error is not a name look-up."""
+    """HOST:PORT or grpcs://HOST:PORT and nothing else, so that a typing error is not a name look-up."""
     if value is None:
         return None
-    host, port = value.rpartition(":")[::2]
-    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536 or "/" in value:
-        raise click.BadParameter(f"{clean(value)!r} is not HOST:PORT, for example 127.0.0.1:50051")
+    try:
+        parse_server(value)
+    except ServerAddressError as error:
+        raise click.BadParameter(clean(str(error))) from error
     return value
 
 
@@ -175,10 +178,10 @@ def server_option(command: _F) -> _F:
     """``--server ADDR``, or TRAJMON_SERVER."""
     return click.option(
         "--server",
-        metavar="HOST:PORT",
+        metavar="[grpcs://]HOST:PORT",
         envvar="TRAJMON_SERVER",
         callback=_check_address,
-        help="Server to ask. Default: TRAJMON_SERVER, else the local server.",
+        help="Server to ask; grpcs:// is TLS. Default: TRAJMON_SERVER, else the local server.",
     )(command)
 
 

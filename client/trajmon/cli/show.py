@@ -26,6 +26,7 @@ from trajmon.cli.session import (
     scope_option,
     server_option,
 )
+from trajmon.cli.waiting import waiting
 from trajmon.plot.colors import choose_scale
 from trajmon.plot.modes import NORM_ONLY, switch_positions
 from trajmon.query import MapResult
@@ -72,7 +73,8 @@ def show(
     """Show RUN (its name or id): its state and advice, its trajectory map, its hallmarks as curves."""
     if out is not None:
         check_folder(out)
-    with open_client(server) as client:
+    with open_client(server) as client, waiting(3, quiet=as_json) as step:
+        step("run")
         details = client.get_run(run)
         # The name is what the reader knows, also if the id was given.
         name = details.summary.name or run
@@ -80,7 +82,9 @@ def show(
         if empty:
             result, hallmarks = None, {}
         else:
+            step("map")
             result = client.get_map(run, scope, relative_to)
+            step("hallmarks")
             hallmarks = client.get_hallmarks(run, scope)
     if as_json:
         print_json(_value(details, result, scope, hallmarks))
@@ -94,11 +98,13 @@ def show(
     if out is not None:
         if result is None:
             raise Problem(f"run {name} has no checkpoints yet: nothing was written to {out}")
-        from trajmon.plot.figure import overview_figure
+        with waiting(1, quiet=as_json) as step:
+            step(f"drawing {out.name}")
+            from trajmon.plot.figure import overview_figure
 
-        floats = {key: np.asarray(array, dtype=np.float64) for key, array in hallmarks.items()}
-        picture = make_picture(name, result, scale == "fitted", low)
-        write_figure(out, overview_figure(picture, floats))
+            floats = {key: np.asarray(array, dtype=np.float64) for key, array in hallmarks.items()}
+            picture = make_picture(name, result, scale == "fitted", low)
+            write_figure(out, overview_figure(picture, floats))
         click.echo(f"wrote {out}", err=as_json)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,15 +26,21 @@ SHOW_AFTER_SECONDS = 1.0
 
 @contextmanager
 def waiting(
-    total: int, console: Console | None = None, after_seconds: float = SHOW_AFTER_SECONDS
+    total: int,
+    console: Console | None = None,
+    after_seconds: float = SHOW_AFTER_SECONDS,
+    *,
+    quiet: bool = False,
 ) -> Iterator[Callable[[str], None]]:
     """Give a function to call before each of `total` steps with its name.
 
-    On a terminal, a bar on stderr appears once the whole has taken `after_seconds`, and goes away at the end; elsewhere
-    nothing is shown. What is asked of a server may hang, so the bar's clock runs within a step too.
+    On a terminal, a bar on stderr appears once the whole has taken `after_seconds`, and goes away at the end. Nothing
+    is shown elsewhere, nor where the command's own output goes into a pipe or file, nor if `quiet`. What is asked of a
+    server may hang, so the bar's clock runs within a step too.
     """
     stderr = console or Console(stderr=True)
-    if not stderr.is_terminal:
+    is_seen = stderr.is_terminal and (console is not None or sys.stdout.isatty())
+    if quiet or not is_seen:
         yield lambda name: None
         return
     bar = Progress(

@@ -13,7 +13,15 @@ from trajmon.numerics import kernel
 from trajmon.numerics.errors import SnapshotError
 from trajmon.numerics.layout import NETWORK, Dtype, Group, Layer, Layout
 from trajmon.numerics.sketch_kernel import NO_FOLDING, Folding
-from trajmon.numerics.work import Work, address_of, bytes_of, cut_into_pieces, cut_into_tasks, in_pieces
+from trajmon.numerics.work import (
+    Work,
+    address_of,
+    aligned,
+    bytes_of,
+    cut_into_pieces,
+    cut_into_tasks,
+    in_pieces,
+)
 from trajmon_protos.record import PRODUCTS, LayerStatus
 
 __all__ = [
@@ -186,7 +194,7 @@ def folded_rows(
             pieces[index],
             work.blocks,
             work.segments,
-            np.empty((len(new), kernel.BLOCK)),
+            aligned(len(new), kernel.BLOCK, np.float64),
             new_array,
             stored_array,
             path_array,

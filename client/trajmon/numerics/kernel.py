@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from trajmon.numerics.compiling import SUMS, compiled
 from trajmon.numerics.sketch_kernel import Folding, close_target, fold_block
-from trajmon.numerics.tile import BLOCK, RUN, load, tile
+from trajmon.numerics.tile import BF16, BLOCK, F16, F32, F64, RUN, load, tile
 
 __all__ = ["BLOCK", "CODES", "TASK", "add_slots", "run_tasks", "sketch_tasks"]
 
@@ -36,12 +36,6 @@ TILE_ROWS: Final = 4
 """New snapshots that pass over a stored one together."""
 CODES: Final = {"float64": 0, "float32": 1, "bfloat16": 2, "float16": 3}
 """How a segment's dtype is told to the compiled code."""
-
-# What stands for a dtype inside the compiled code, where bfloat16 and float16 do not exist.
-_F64: Final = np.float64(0)
-_F32: Final = np.float32(0)
-_BF16: Final = np.uint16(0)
-_F16: Final = np.int16(0)
 
 
 @compiled(fastmath=SUMS)
@@ -56,6 +50,11 @@ _tile_column: Any = tile(TILE_ROWS, 1)
 _tile_three: Any = tile(1, 3)
 _tile_two: Any = tile(1, 2)
 _tile_one: Any = tile(1, 1)
+# With one new snapshot alone, its product with itself is made in the last tile.
+_tile_row_own: Any = tile(1, 4, own=True)
+_tile_three_own: Any = tile(1, 3, own=True)
+_tile_two_own: Any = tile(1, 2, own=True)
+_tile_one_own: Any = tile(1, 1, own=True)
 
 
 @compiled(fastmath=SUMS)
@@ -73,7 +72,7 @@ def _difference_products(
     for start in range(0, count, RUN):
         s0 = s1 = s2 = s3 = 0.0
         for i in range(start, min(start + RUN, count)):
-            value, p, o = load(x, i, _F64), load(previous, i, like), load(origin, i, like)
+            value, p, o = load(x, i, F64), load(previous, i, like), load(origin, i, like)
             update, displacement = value - p, value - o
             s0 += update * update
             s1 += update * (p - load(before, i, like))
@@ -96,7 +95,7 @@ def _update_products(
         s0 = s1 = 0.0
         for i in range(start, min(start + RUN, count)):
             p = load(previous, i, like)
-            update = load(x, i, _F64) - p
+            update = load(x, i, F64) - p
             s0 += update * update
             s1 += update * (p - load(before, i, like))
         t0 += s0
@@ -139,6 +138,47 @@ def _segment_rows(
         row += TILE_ROWS if many else 1
 
 
+@compiled()
+def _segment_row_own(
+    x: np.uint64,
+    stored: np.uint64,
+    columns: int,
+    offset: np.uint64,
+    count: int,
+    like: Any,
+    out: np.uint64,
+    stride: np.uint64,
+) -> None:
+    """Add the segment's products of one new snapshot with one to four stored ones and itself."""
+    if columns == 4:
+        _tile_row_own(x, stored, offset, count, like, out, stride)
+    elif columns == 3:
+        _tile_three_own(x, stored, offset, count, like, out, stride)
+    elif columns == 2:
+        _tile_two_own(x, stored, offset, count, like, out, stride)
+    else:
+        _tile_one_own(x, stored, offset, count, like, out, stride)
+
+
+@compiled()
+def _add_segment(
+    x: np.uint64,
+    rows: int,
+    stored: np.uint64,
+    columns: int,
+    own: bool,
+    offset: np.uint64,
+    count: int,
+    like: Any,
+    out: np.uint64,
+    stride: np.uint64,
+) -> None:
+    if own:
+        _segment_row_own(x, stored, columns, offset, count, like, out, stride)
+    else:
+        _segment_rows(x, rows, stored, columns, offset, count, like, out, stride)
+
+
 @compiled(fastmath=SUMS)
 def _segment_products(
     x: np.uint64, path: NDArray[np.uint64], offset: np.uint64, count: int, like: Any, out: Any
@@ -171,13 +211,13 @@ def _widen_block(
             x = buffer[row, place : place + count]
             at = new[row] + np.uint64(segments[k, 0])
             if code == 0:
-                _widen(x, at, _F64)
+                _widen(x, at, F64)
             elif code == 1:
-                _widen(x, at, _F32)
+                _widen(x, at, F32)
             elif code == 2:
-                _widen(x, at, _BF16)
+                _widen(x, at, BF16)
             else:
-                _widen(x, at, _F16)
+                _widen(x, at, F16)
 
 
 @compiled()
@@ -209,27 +249,29 @@ def run_tasks(
     outs, stride = np.uint64(gram.ctypes.data), width * np.uint64(gram.shape[1])
     for block in range(tasks[0], tasks[-1]):
         first, last = blocks[block], blocks[block + 1]
-        _widen_block(segments, first, last, new, buffer)
         if folding.bins:
-            fold_block(folding, segments, first, last, buffer)
+            fold_block(folding, segments, first, last, new, buffer)
+        else:
+            _widen_block(segments, first, last, new, buffer)
         # Snapshots outside, segments inside: each snapshot is read in one piece per block, however small the layers.
         for column in range(0, columns, 4):
             several = min(4, columns - column)
+            own = rows == 1 and column + several == columns
             older = np.uint64(stored.ctypes.data) + np.uint64(8 * column)
             for k in range(first, last):
                 offset, count, code = np.uint64(segments[k, 0]), segments[k, 1], segments[k, 2]
                 start = base + np.uint64(8 * segments[k, 4])
                 out = outs + width * np.uint64(segments[k, 3]) + np.uint64(8 * column)
                 if code == 0:
-                    _segment_rows(start, rows, older, several, offset, count, _F64, out, stride)
+                    _add_segment(start, rows, older, several, own, offset, count, F64, out, stride)
                 elif code == 1:
-                    _segment_rows(start, rows, older, several, offset, count, _F32, out, stride)
+                    _add_segment(start, rows, older, several, own, offset, count, F32, out, stride)
                 elif code == 2:
-                    _segment_rows(start, rows, older, several, offset, count, _BF16, out, stride)
+                    _add_segment(start, rows, older, several, own, offset, count, BF16, out, stride)
                 else:
-                    _segment_rows(start, rows, older, several, offset, count, _F16, out, stride)
+                    _add_segment(start, rows, older, several, own, offset, count, F16, out, stride)
         # Whole tiles, past the diagonal: cheaper than what they spare.
-        for row in range(0, rows, TILE_ROWS):
+        for row in range(0, rows if rows > 1 or columns == 0 else 0, TILE_ROWS):
             here = min(TILE_ROWS, rows - row)
             for column in range(0, row + here, 4):
                 several = min(4, row + here - column)
@@ -239,7 +281,7 @@ def run_tasks(
                     out = outs + stride * np.uint64(row) + width * np.uint64(segments[k, 3])
                     out += np.uint64(8 * (columns + column))
                     _segment_rows(
-                        widened[row] + offset, here, older, several, offset, count, _F64, out, stride
+                        widened[row] + offset, here, older, several, offset, count, F64, out, stride
                     )
         for row in range(rows):
             if paths[row, 0] == 0:
@@ -253,13 +295,13 @@ def run_tasks(
                 )
                 start = widened[row] + np.uint64(8 * segments[k, 4])
                 if code == 0:
-                    _segment_products(start, paths[row], offset, count, _F64, products[row, slot])
+                    _segment_products(start, paths[row], offset, count, F64, products[row, slot])
                 elif code == 1:
-                    _segment_products(start, paths[row], offset, count, _F32, products[row, slot])
+                    _segment_products(start, paths[row], offset, count, F32, products[row, slot])
                 elif code == 2:
-                    _segment_products(start, paths[row], offset, count, _BF16, products[row, slot])
+                    _segment_products(start, paths[row], offset, count, BF16, products[row, slot])
                 else:
-                    _segment_products(start, paths[row], offset, count, _F16, products[row, slot])
+                    _segment_products(start, paths[row], offset, count, F16, products[row, slot])
 
     if folding.bins:
         close_target(folding)
@@ -277,8 +319,7 @@ def sketch_tasks(
     """Of :func:`run_tasks` the sketches alone."""
     for block in range(tasks[0], tasks[-1]):
         first, last = blocks[block], blocks[block + 1]
-        _widen_block(segments, first, last, new, buffer)
-        fold_block(folding, segments, first, last, buffer)
+        fold_block(folding, segments, first, last, new, buffer)
     close_target(folding)
 
 

@@ -14,8 +14,9 @@ from trajmon.numerics import kernel
 from trajmon.numerics.errors import SnapshotError
 from trajmon.numerics.gram import GramRow, PathIndices, Release, folded_rows
 from trajmon.numerics.layout import NETWORK, Dtype, Group, Layer, Layout
-from trajmon.numerics.sketch_kernel import Folding, add_digits
-from trajmon.numerics.work import Work, address_of, cut_into_pieces, cut_into_tasks, in_pieces
+from trajmon.numerics.sketch_digits import add_digits
+from trajmon.numerics.sketch_kernel import Folding
+from trajmon.numerics.work import Work, address_of, aligned, cut_into_pieces, cut_into_tasks, in_pieces
 from trajmon.sharding.chunks import Chunk, Shard, shard_layout
 from trajmon_protos.errors import SketchError
 from trajmon_protos.sketch import LEVELS, SketchSpec, collapse
@@ -147,7 +148,12 @@ def sketch_digits(plan: SketchPlan, snapshot: NDArray[np.uint8], *, threads: int
 
     def run(index: int) -> None:
         kernel.sketch_tasks(
-            pieces[index], work.blocks, work.segments, np.empty((1, kernel.BLOCK)), new, sums.folding(index)
+            pieces[index],
+            work.blocks,
+            work.segments,
+            aligned(1, kernel.BLOCK, np.float64),
+            new,
+            sums.folding(index),
         )
 
     in_pieces(run, len(pieces), threads)
@@ -194,18 +200,19 @@ class _Sums:
     ) -> None:
         self._plan, self._tables = plan, _tables(plan)
         self._sinks = np.zeros((len(pieces), len(plan.layers)), np.int64)
-        self._extra_columns: list[tuple[int, int]] = []
+        self._extra_columns: list[tuple[int, int, int]] = []
         end, owned = 0, np.zeros(len(plan.layers), np.bool_)
         for index, piece in enumerate(pieces):
             segments = work.segments[work.blocks[piece[0]] : work.blocks[piece[-1]]]
             for target in np.unique(self._tables.boxes[segments[:, 5], 0]).tolist():
                 self._sinks[index, target] = -1 - end if owned[target] else plan.starts[target]
                 if owned[target]:
-                    self._extra_columns.append((target, end))
+                    self._extra_columns.append((index, target, end))
                     end += plan.widths[target]
                 owned[target] = True
         self._digits = np.zeros((num_new, len(LEVELS), plan.num_columns), np.int64)
         self._extra = np.zeros((num_new, len(LEVELS), end), np.int64)
+        self._used = np.zeros((len(pieces), num_new, len(LEVELS)), np.bool_)
         self._undefined = np.zeros((num_new, len(plan.layers)), np.bool_)
 
     def folding(self, piece: int) -> Folding:
@@ -220,6 +227,11 @@ class _Sums:
             sinks=self._sinks[piece],
             accumulators=np.zeros((num_new, len(LEVELS), widest)),
             loads=np.zeros((num_new, len(LEVELS))),
+            whole=aligned(num_new, widest, np.int64),
+            units=np.zeros(num_new, np.int64),
+            adds=np.zeros(num_new, np.int64),
+            missed=np.zeros(num_new, np.int64),
+            used=self._used[piece],
             open=np.full(1, -1, np.int64),
             signed=np.empty(kernel.BLOCK, np.int64),
             signs=np.empty(kernel.BLOCK // 64 + 1, np.uint64),
@@ -232,10 +244,14 @@ class _Sums:
     def sketches(self) -> list[Sketch]:
         """Once all pieces are done."""
         plan, sketches = self._plan, []
-        for digits, extra, undefined in zip(self._digits, self._extra, self._undefined, strict=True):
-            for target, start in self._extra_columns:
+        carry = np.zeros(max(plan.widths), np.int64)
+        for row, (digits, extra, undefined) in enumerate(
+            zip(self._digits, self._extra, self._undefined, strict=True)
+        ):
+            for piece, target, start in self._extra_columns:
                 width, to = plan.widths[target], plan.starts[target]
-                add_digits(digits[:, to : to + width], extra[:, start : start + width])
+                more, used = extra[:, start : start + width], self._used[piece, row]
+                add_digits(digits[:, to : to + width], more, used, carry[:width])
             for target in np.flatnonzero(undefined).tolist():
                 digits[:, plan.starts[target] : plan.starts[target] + plan.widths[target]] = 0
             sketches.append(Sketch(plan, digits, ~undefined))

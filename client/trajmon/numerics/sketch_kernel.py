@@ -1,15 +1,21 @@
-"""The compiled loops under :mod:`trajmon.numerics.sketch`: fold a block of widened elements into columns, exactly.
+"""The compiled loops under :mod:`trajmon.numerics.sketch`: fold a block of elements into columns, exactly.
 
 A *target* is the layer that is sketched; its elements come from one or several *chunks*, boxes of it that lie in the
-snapshot one after the other. Columns are added up in float64, one accumulator for each *level*: elements are cut
-into whole multiples of 2^(32 l), and float64 adds those exactly while no sum passes 2^53 of them. How far each
-accumulator can have come is kept count of; before it could pass, and when the target changes, accumulators are
-emptied into 64-bit digits.
+snapshot one after the other. They are folded part by part, as they are widened to float64, in one of two ways; which,
+is read off the largest and the smallest magnitude of the part.
 
-Most blocks of float32 need two levels. Which ones is read off the largest and the smallest element of a segment:
-the highest level takes digits of up to 36 bits, so that elements below 16 need none above level -1, and levels below
-the last bit of the smallest element are left out. A digit is cut off by adding and subtracting 1.5 * 2^52 times the
-level's unit, which rounds to the nearest whole multiple, ties to even: nothing here may be compiled with reordering.
+Most parts span less than 51 bits from the first bit of the largest element to the last bit of the smallest. They are
+added up as whole multiples of one unit, in 64-bit integers. The unit suits the first part of a target; it is chosen
+anew when more elements than there are columns did not suit it.
+
+Other parts are cut into whole multiples of 2^(32 l), one float64 accumulator for each *level* l, which adds those
+exactly while no sum passes 2^53 of them. The highest level takes digits of up to 36 bits, so that elements below 16
+need none above level -1, and levels below the last bit of the smallest element are left out. A digit is cut off by
+adding and subtracting 1.5 * 2^52 times the level's unit, which rounds to the nearest whole multiple, ties to even:
+nothing here may be compiled with reordering.
+
+How far each accumulator can have come is kept count of; before it could pass what it holds, and when the target
+changes, it is emptied into 64-bit digits.
 
 The cache of compiled loops watches kernel.py alone: after a change here, touch that file.
 """
@@ -22,10 +28,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajmon.numerics.compiling import compiled
-from trajmon.numerics.sketch_tile import extremes, fold_two_levels
+from trajmon.numerics.sketch_digits import add_levels, add_whole
+from trajmon.numerics.sketch_runs import FIRST_UNIT, add_in_levels, add_in_units
+from trajmon.numerics.sketch_tile import widen_and_look
+from trajmon.numerics.tile import BF16, F16, F32, F64
 from trajmon_protos.sketch import DIGIT_BITS, LEVELS, MAX_MAGNITUDE
 
-__all__ = ["NO_FOLDING", "Folding", "add_digits", "close_target", "fold_block"]
+__all__ = ["NO_FOLDING", "Folding", "close_target", "fold_block"]
 
 
 class Folding(NamedTuple):
@@ -47,6 +56,16 @@ class Folding(NamedTuple):
     """[m, 9, widest], scratch, zero at the start and after :func:`close_target`."""
     loads: NDArray[np.float64]
     """[m, 9], scratch, zero at the start: how many units a sum in each accumulator can have come to."""
+    whole: NDArray[np.int64]
+    """[m, widest], scratch, zero at the start: sums of what suits `units`."""
+    units: NDArray[np.int64]
+    """[m], scratch: exponents of the units of `whole`."""
+    adds: NDArray[np.int64]
+    """[m], scratch, zero at the start: how many elements a sum in `whole` can have taken."""
+    missed: NDArray[np.int64]
+    """[m], scratch, zero at the start: elements that did not suit the unit."""
+    used: NDArray[np.bool_]
+    """[m, 9], set for levels of the digits that were written to."""
     open: NDArray[np.int64]
     """[1], the target that the accumulators are of; -1 at the start."""
     signed: NDArray[np.int64]
@@ -65,16 +84,21 @@ class Folding(NamedTuple):
 
 _MAX_LOAD: Final = 2.0**53
 _TOP_BITS: Final = 36
-_GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1: Final = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2: Final = np.uint64(0x94D049BB133111EB)
+_MAX_ADDS: Final = 1 << 11
+"""Elements, each of up to 2^51 units, that a sum in ``Folding.whole`` takes."""
+_SPAN_BITS: Final = 51
+"""Most bits of an element, counted from the unit, that can be added to 1.5 * 2^52 units."""
+_SPARE_BITS: Final = 2
+"""Of these, how many are left above the largest element of the first part."""
+_PART: Final = 2048
+"""Elements that are widened and folded at a time: 16 KiB as float64, to stay in the nearest cache."""
 _TOO_LARGE: Final = int(np.float64(MAX_MAGNITUDE).view(np.int64)) >> 32
 _BIAS: Final = 1023
+_ITEM_BYTES: Final = np.array([8, 4, 2, 2])
+"""By dtype code, see ``kernel.CODES``."""
 _FRACTION_BITS: Final = np.array([52, 23, 7, 10])
-"""By dtype code, see ``kernel.CODES``: bits behind the leading one."""
-_LOWEST, _HIGHEST, _NUM_LEVELS = LEVELS[0], LEVELS[-1], len(LEVELS)
-_ROUNDERS: Final = np.array([1.5 * 2.0 ** (52 + DIGIT_BITS * level) for level in LEVELS])
-_PER_UNIT: Final = np.array([2.0 ** (-DIGIT_BITS * level) for level in LEVELS])
+"""By dtype code: bits behind the leading one."""
+_LOWEST, _HIGHEST = LEVELS[0], LEVELS[-1]
 
 
 def _nothing() -> Folding:
@@ -88,6 +112,11 @@ def _nothing() -> Folding:
         sinks=whole,
         accumulators=np.zeros((0, 9, 0)),
         loads=np.zeros((0, 9)),
+        whole=np.zeros((0, 0), np.int64),
+        units=whole,
+        adds=whole,
+        missed=whole,
+        used=np.zeros((0, 9), np.bool_),
         open=whole,
         signed=whole,
         signs=np.zeros(0, np.uint64),
@@ -103,162 +132,31 @@ NO_FOLDING: Final = _nothing()
 
 
 @compiled()
-def _word(seed: np.uint64, number: int) -> np.uint64:
-    """Output `number` of SplitMix64, from 0."""
-    z = seed + np.uint64(number + 1) * _GOLDEN
-    z = (z ^ (z >> np.uint64(30))) * _MIX_1
-    z = (z ^ (z >> np.uint64(27))) * _MIX_2
-    return z ^ (z >> np.uint64(31))
-
-
-@compiled()
-def _apply_signs(x: NDArray[np.int64], first: int, seed: np.uint64, out: NDArray[np.int64]) -> None:
-    """Bit patterns of s(i) x(i), of elements from `first` on."""
-    done, count = 0, len(x)
-    while done < count:
-        bit = (first + done) & 63
-        word = _word(seed, (first + done) >> 6) >> np.uint64(bit)
-        several = min(64 - bit, count - done)
-        a, b = x[done : done + several], out[done : done + several]
-        if several == 64:
-            for k in range(64):
-                b[k] = a[k] ^ np.int64((word >> np.uint64(k)) << np.uint64(63))
-        else:
-            for k in range(several):
-                b[k] = a[k] ^ np.int64((word >> np.uint64(k)) << np.uint64(63))
-        done += several
-
-
-@compiled()
-def _add_all(total: NDArray[np.float64], x: NDArray[np.float64]) -> None:
-    for k in range(len(x)):
-        total[k] += x[k]
-
-
-@compiled()
-def _add_nearest(total: NDArray[np.float64], x: NDArray[np.float64], rounder: float) -> None:
-    """Add what lies on the level's grid, and leave the rest."""
-    for k in range(len(x)):
-        near = (x[k] + rounder) - rounder
-        total[k] += near
-        x[k] -= near
-
-
-@compiled()
-def _sign_bits(first: int, count: int, seed: np.uint64, out: NDArray[np.uint64]) -> None:
-    """A bit for each of `count` elements from `first` on, set for minus; in `out`, 64 a word."""
-    number, bit = first >> 6, np.uint64(first & 63)
-    word = _word(seed, number)
-    for k in range((count + 63) >> 6):
-        if bit == np.uint64(0):
-            out[k] = word
-            word = _word(seed, number + k + 1)
-        else:
-            following = _word(seed, number + k + 1)
-            out[k] = (word >> bit) | (following << (np.uint64(64) - bit))
-            word = following
-
-
-@compiled()
-def _fold_run(
-    signs: NDArray[np.uint64],
-    x: NDArray[np.float64],
-    first: int,
-    seed: np.uint64,
-    bins: int,
-    high: NDArray[np.float64],
-    low: NDArray[np.float64],
-    rounder: float,
-) -> None:
-    """Add consecutive elements to consecutive columns, round and round, in two neighbouring levels."""
-    done, count, column = 0, len(x), first % bins
-    addresses = (
-        np.uint64(x.ctypes.data),
-        np.uint64(signs.ctypes.data),
-        np.uint64(high.ctypes.data),
-        np.uint64(low.ctypes.data),
-    )
-    while done < count:
-        several = min(bins - column, count - done)
-        _sign_bits(first + done, several, seed, signs)
-        at, to = np.uint64(8 * done), np.uint64(8 * column)
-        fold_two_levels(
-            addresses[0] + at, addresses[1], addresses[2] + to, addresses[3] + to, rounder, several
-        )
-        done += several
-        column = 0
-
-
-@compiled()
-def _add_run(
-    accumulators: NDArray[np.float64],
-    x: NDArray[np.float64],
-    column: int,
-    bins: int,
-    low: int,
-    high: int,
-    rounded: bool,
-) -> None:
-    """Add consecutive elements to consecutive columns, round and round; levels from 0 for the lowest."""
-    done, count = 0, len(x)
-    while done < count:
-        several = min(bins - column, count - done)
-        end, part = column + several, x[done : done + several]
-        for level in range(high, low, -1):
-            _add_nearest(accumulators[level, column:end], part, _ROUNDERS[level])
-        if rounded:
-            _add_nearest(accumulators[low, column:end], part, _ROUNDERS[low])
-        else:
-            _add_all(accumulators[low, column:end], part)
-        done += several
-        column = 0
-
-
-@compiled()
-def _settle(digits: NDArray[np.int64], carry: NDArray[np.int64], level: int) -> bool:
-    """Add `carry` to one level's digits, leave in it what goes to the next level; whether that is anything."""
-    half, anything = np.int64(1 << (DIGIT_BITS - 1)), np.int64(0)
-    if level + 1 == _NUM_LEVELS:
-        for k in range(len(digits)):
-            digits[k] += carry[k]
-            carry[k] = 0
-    else:
-        for k in range(len(digits)):
-            value = digits[k] + carry[k]
-            over = (value + half) >> DIGIT_BITS
-            digits[k] = value - (over << DIGIT_BITS)
-            carry[k] = over
-            anything |= over
-    return bool(anything != 0)
-
-
-@compiled()
-def _empty(folding: Any, row: int) -> None:
-    """Accumulators into digits, which stay canonical."""
+def _digits_of(folding: Any, row: int) -> Any:
+    """Where the open target's columns are summed."""
     target = folding.open[0]
     width, sink = folding.widths[target], folding.sinks[target]
-    digits = folding.digits[row, :, sink : sink + width]
     if sink < 0:
-        digits = folding.extra[row, :, -1 - sink : -1 - sink + width]
-    carried = False
-    for level in range(_NUM_LEVELS):
-        if folding.loads[row, level] != 0.0 or carried:
-            folding.loads[row, level] = 0.0
-            total = folding.accumulators[row, level, :width]
-            for k in range(width):
-                folding.carry[k] += np.int64(total[k] * _PER_UNIT[level])
-                total[k] = 0.0
-            carried = _settle(digits[level], folding.carry[:width], level)
+        return folding.extra[row, :, -1 - sink : -1 - sink + width]
+    return folding.digits[row, :, sink : sink + width]
 
 
 @compiled()
-def add_digits(digits: NDArray[np.int64], more: NDArray[np.int64]) -> None:
-    """Add canonical digits to others, [9, W]; the form stays canonical."""
-    carried, carry = False, np.zeros(digits.shape[1], np.int64)
-    for level in range(_NUM_LEVELS):
-        if carried or more[level].any():
-            carry += more[level]
-            carried = _settle(digits[level], carry, level)
+def _empty_levels(folding: Any, row: int) -> None:
+    width = folding.widths[folding.open[0]]
+    totals = folding.accumulators[row, :, :width]
+    add_levels(_digits_of(folding, row), totals, folding.loads[row], folding.used[row], folding.carry[:width])
+
+
+@compiled()
+def _empty_whole(folding: Any, row: int) -> None:
+    if folding.adds[row] != 0:
+        width = folding.widths[folding.open[0]]
+        total = folding.whole[row, :width]
+        add_whole(
+            _digits_of(folding, row), total, folding.units[row], folding.used[row], folding.carry[:width]
+        )
+        folding.adds[row] = 0
 
 
 @compiled()
@@ -266,84 +164,133 @@ def close_target(folding: Any) -> None:
     """Empty all accumulators; after the last block."""
     if folding.open[0] >= 0:
         for row in range(len(folding.loads)):
-            _empty(folding, row)
+            _empty_whole(folding, row)
+            _empty_levels(folding, row)
+            folding.missed[row] = 0
     folding.open[0] = -1
 
 
 @compiled()
-def _fold_segment(folding: Any, row: int, chunk: int, at: int, code: int, x: NDArray[np.float64]) -> None:
-    """Fold consecutive elements of a chunk, from its element `at` on, into the open target."""
-    target, base, run = folding.boxes[chunk, 0], folding.boxes[chunk, 1], folding.boxes[chunk, 2]
-    first_dim, num_dims = folding.boxes[chunk, 3], folding.boxes[chunk, 4]
-    bits, count = x.view(np.int64), len(x)
-    found = extremes(np.uint64(x.ctypes.data), count)
-    largest = int(found >> np.uint64(32))
-    if largest >= _TOO_LARGE:
-        folding.undefined[row, target] = True
-        return
-    if largest == 0:
-        return
-    smallest: int = int(found & np.uint64(0xFFFF_FFFF)) + 1
-    exponent: int = (largest >> 20) - _BIAS
-    last_bit: int = (smallest >> 20) - _BIAS - _FRACTION_BITS[code]
-    high: int = (exponent + 1 - _TOP_BITS + DIGIT_BITS - 1) // DIGIT_BITS
-    low: int = last_bit // DIGIT_BITS
-    high = min(max(high, _LOWEST), _HIGHEST)
-    low = min(max(low, _LOWEST), high)
-    rounded = last_bit < DIGIT_BITS * _LOWEST
-    # A column takes at most one element more from each run than the run's length has whole rounds.
-    runs = (at + count - 1) // run - at // run + 1
-    adds = float(min(count, count // folding.bins + runs))
+def _choose_unit(folding: Any, row: int, top: int, last_bit: int, adds: int, count: int) -> bool:
+    """For elements below 2^top, multiples of 2^last_bit, that did not suit, or that there is no room for.
+
+    Whether they can be added in units now.
+    """
+    if folding.missed[row] > folding.widths[folding.open[0]] or folding.adds[row] + adds > _MAX_ADDS:
+        _empty_whole(folding, row)
+        folding.missed[row] = 0
+    if folding.adds[row] == 0:
+        folding.units[row] = max(top + _SPARE_BITS - _SPAN_BITS, FIRST_UNIT)
+    if last_bit >= folding.units[row] and top <= folding.units[row] + _SPAN_BITS:
+        return True
+    folding.missed[row] += count
+    return False
+
+
+@compiled()
+def _make_room(folding: Any, row: int, low: int, high: int, top: int, adds: int) -> None:
+    """For elements below 2^top in the levels from `low` to `high`; counted."""
     for level in range(low, high + 1):
-        digit_bits = max(exponent + 1 - DIGIT_BITS * high, 0) if level == high else DIGIT_BITS - 1
-        load = adds * 2.0**digit_bits
-        if folding.loads[row, level - _LOWEST] + load > _MAX_LOAD:
-            _empty(folding, row)
+        digit_bits = max(top - DIGIT_BITS * high, 0) if level == high else DIGIT_BITS - 1
+        if folding.loads[row, level - _LOWEST] + float(adds << digit_bits) > _MAX_LOAD:
+            _empty_levels(folding, row)
             break
     for level in range(low, high + 1):
-        digit_bits = max(exponent + 1 - DIGIT_BITS * high, 0) if level == high else DIGIT_BITS - 1
-        folding.loads[row, level - _LOWEST] += adds * 2.0**digit_bits
-    accumulators, signed = folding.accumulators[row], folding.signed[:count]
-    seed, done = folding.seeds[target], 0
-    while done < count:
-        number, within = (at + done) // run, (at + done) % run
-        several = min(run - within, count - done)
-        first = base + within
-        for dim in range(first_dim + num_dims - 1, first_dim - 1, -1):
-            extent, stride = folding.dims[dim, 0], folding.dims[dim, 1]
-            first += (number % extent) * stride
-            number //= extent
-        if high == low + 1 and not rounded:
-            _fold_run(
-                folding.signs,
-                x[done : done + several],
-                first,
-                seed,
-                folding.bins,
-                accumulators[high - _LOWEST],
-                accumulators[low - _LOWEST],
-                _ROUNDERS[high - _LOWEST],
-            )
+        digit_bits = max(top - DIGIT_BITS * high, 0) if level == high else DIGIT_BITS - 1
+        folding.loads[row, level - _LOWEST] += float(adds << digit_bits)
+
+
+@compiled()
+def _element(boxes: NDArray[np.int64], dims: NDArray[np.int64], chunk: int, number: int) -> int:
+    """Where run `number` of a chunk starts in its target."""
+    first: int = boxes[chunk, 1]
+    first_dim, num_dims = boxes[chunk, 3], boxes[chunk, 4]
+    for dim in range(first_dim + num_dims - 1, first_dim - 1, -1):
+        extent, stride = dims[dim, 0], dims[dim, 1]
+        first += (number % extent) * stride
+        number //= extent
+    return first
+
+
+@compiled()
+def _widen_and_look(x: NDArray[np.float64], address: np.uint64, code: int) -> Any:
+    """See :func:`trajmon.numerics.sketch_tile.widen_and_look`."""
+    to, count = np.uint64(x.ctypes.data), len(x)
+    if code == 0:
+        return widen_and_look(to, address, count, F64)
+    if code == 1:
+        return widen_and_look(to, address, count, F32)
+    if code == 2:
+        return widen_and_look(to, address, count, BF16)
+    return widen_and_look(to, address, count, F16)
+
+
+@compiled()
+def _fold_segment(
+    folding: Any, row: int, chunk: int, at: int, code: int, address: np.uint64, buffer: NDArray[np.float64]
+) -> None:
+    """Widen consecutive elements of a chunk, from its element `at` on, into `buffer`; fold them into the open target.
+
+    What takes all of `folding` is called seldom: to pass it takes as long as to fold a thousand elements.
+    """
+    target, run, bins = folding.boxes[chunk, 0], folding.boxes[chunk, 2], folding.bins
+    for start in range(0, len(buffer), _PART):
+        x = buffer[start : start + _PART]
+        count = len(x)
+        found = _widen_and_look(x, address + np.uint64(start * _ITEM_BYTES[code]), code)
+        largest, smallest = int(found >> np.uint64(32)), int(found & np.uint64(0xFFFF_FFFF)) + 1
+        if largest >= _TOO_LARGE:
+            folding.undefined[row, target] = True
+        if largest == 0 or largest >= _TOO_LARGE:
+            continue
+        top = (largest >> 20) - _BIAS + 1
+        last_bit = (smallest >> 20) - _BIAS - _FRACTION_BITS[code]
+        # A column takes at most one element more from each run than the run's length has whole rounds.
+        number, within = (at + start) // run, (at + start) % run
+        adds = min(count, count // bins + (within + count - 1) // run + 1)
+        unit = folding.units[row]
+        in_units = last_bit >= unit and top <= unit + _SPAN_BITS and 0 < folding.adds[row] <= _MAX_ADDS - adds
+        in_units = in_units or _choose_unit(folding, row, top, last_bit, adds, count)
+        low = high = _LOWEST
+        if in_units:
+            folding.adds[row] += adds
         else:
-            part = signed[done : done + several]
-            _apply_signs(bits[done : done + several], first, seed, part)
-            _add_run(
-                accumulators,
-                part.view(np.float64),
-                first % folding.bins,
-                folding.bins,
-                low - _LOWEST,
-                high - _LOWEST,
-                rounded,
-            )
-        done += several
+            high = min(max((top - _TOP_BITS + DIGIT_BITS - 1) // DIGIT_BITS, _LOWEST), _HIGHEST)
+            low = min(max(last_bit // DIGIT_BITS, _LOWEST), high)
+            _make_room(folding, row, low, high, top, adds)
+        done, seed = 0, folding.seeds[target]
+        while done < count:
+            several = min(run - within, count - done)
+            first = _element(folding.boxes, folding.dims, chunk, number) + within
+            if in_units:
+                data, to = np.uint64(x.ctypes.data + 8 * done), np.uint64(folding.whole[row].ctypes.data)
+                add_in_units(data, several, first, seed, bins, to, folding.units[row], folding.signs)
+            else:
+                add_in_levels(
+                    x[done : done + several],
+                    first,
+                    seed,
+                    bins,
+                    folding.accumulators[row],
+                    low - _LOWEST,
+                    high - _LOWEST,
+                    last_bit < FIRST_UNIT,
+                    folding.signed[:several],
+                )
+            done += several
+            number, within = number + 1, 0
 
 
 @compiled()
 def fold_block(
-    folding: Any, segments: NDArray[np.int64], first: int, last: int, buffer: NDArray[np.float64]
+    folding: Any,
+    segments: NDArray[np.int64],
+    first: int,
+    last: int,
+    new: NDArray[np.uint64],
+    buffer: NDArray[np.float64],
 ) -> None:
-    """Fold a block, widened in `buffer` [m, BLOCK]; `segments` as of :func:`trajmon.numerics.kernel.run_tasks`."""
+    """Widen a block into `buffer`, [m, BLOCK], and fold it; all else as for ``kernel.run_tasks``."""
     for k in range(first, last):
         count, code, place = segments[k, 1], segments[k, 2], segments[k, 4]
         chunk, at = segments[k, 5], segments[k, 6]
@@ -352,4 +299,5 @@ def fold_block(
             close_target(folding)
             folding.open[0] = target
         for row in range(len(folding.loads)):
-            _fold_segment(folding, row, chunk, at, code, buffer[row, place : place + count])
+            address = new[row] + np.uint64(segments[k, 0])
+            _fold_segment(folding, row, chunk, at, code, address, buffer[row, place : place + count])

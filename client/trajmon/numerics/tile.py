@@ -11,12 +11,27 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]  # ships no type information
 from numba import types
 from numba.core import cgutils as untyped_cgutils
 from numba.extending import intrinsic
 
-__all__ = ["BLOCK", "LANES", "RUN", "load", "tile"]
+__all__ = [
+    "BF16",
+    "BLOCK",
+    "F16",
+    "F32",
+    "F64",
+    "LANES",
+    "RUN",
+    "STORED",
+    "lanes_of",
+    "load",
+    "single",
+    "tile",
+    "widened",
+]
 
 BLOCK: Final = 8192
 """Elements of a block: 64 KiB as float64."""
@@ -25,12 +40,18 @@ RUN: Final = 1024
 LANES: Final = 8
 """Elements of a vector in a tile."""
 
+# What stands for a dtype inside the compiled code, where bfloat16 and float16 do not exist.
+F64: Final = np.float64(0)
+F32: Final = np.float32(0)
+BF16: Final = np.uint16(0)
+F16: Final = np.int16(0)
+
 cgutils: Any = untyped_cgutils
 
 # Fused, but never reordered; NaN and Inf stay what they are.
 _FUSED: Final = ("contract",)
 
-_STORED: Final = {
+STORED: Final = {
     types.float64: ir.DoubleType(),
     types.float32: ir.FloatType(),
     types.uint16: ir.IntType(16),
@@ -38,20 +59,20 @@ _STORED: Final = {
 }
 
 
-def _lanes_of(kind: Any, lanes: int) -> Any:
+def lanes_of(kind: Any, lanes: int) -> Any:
     return kind if lanes == 1 else ir.VectorType(kind, lanes)
 
 
 def _constant(kind: Any, value: float, lanes: int) -> Any:
-    return ir.Constant(_lanes_of(kind, lanes), value if lanes == 1 else [value] * lanes)
+    return ir.Constant(lanes_of(kind, lanes), value if lanes == 1 else [value] * lanes)
 
 
 def _emit_load(_context: Any, address: Any, index: Any, like: Any) -> Any:
     """Element `index` of the array at `address`, as float64; `like` tells the dtype."""
 
     def generate(_target: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
-        pointer = builder.inttoptr(arguments[0], _STORED[like].as_pointer())
-        return _widened(builder, builder.load(builder.gep(pointer, [arguments[1]])), like, 1)
+        pointer = builder.inttoptr(arguments[0], STORED[like].as_pointer())
+        return widened(builder, builder.load(builder.gep(pointer, [arguments[1]])), like, 1)
 
     return types.float64(types.uint64, types.int64, like), generate
 
@@ -60,22 +81,25 @@ load: Any = intrinsic(_emit_load)
 """``load(address, index, like)``: see :func:`_emit_load`."""
 
 
-def _widened(builder: ir.IRBuilder, value: Any, like: Any, lanes: int) -> Any:
+def widened(builder: ir.IRBuilder, value: Any, like: Any, lanes: int) -> Any:
     """Emit the conversion of one element, or of a vector of them, to float64."""
-    word = _lanes_of(ir.IntType(32), lanes)
     if like == types.float64:
         return value
+    return builder.fpext(single(builder, value, like, lanes), lanes_of(ir.DoubleType(), lanes))
+
+
+def single(builder: ir.IRBuilder, value: Any, like: Any, lanes: int) -> Any:
+    """Emit the conversion of elements of a narrower dtype to float32."""
     if like == types.uint16:
+        word = lanes_of(ir.IntType(32), lanes)
         bits = builder.shl(builder.zext(value, word), _constant(ir.IntType(32), 16, lanes))
-        value = builder.bitcast(bits, _lanes_of(ir.FloatType(), lanes))
-    elif like == types.int16:
-        value = _half_to_single(builder, value, lanes)
-    return builder.fpext(value, _lanes_of(ir.DoubleType(), lanes))
+        return builder.bitcast(bits, lanes_of(ir.FloatType(), lanes))
+    return _half_to_single(builder, value, lanes) if like == types.int16 else value
 
 
 def _half_to_single(builder: ir.IRBuilder, half: Any, lanes: int) -> Any:
     """Emit float16 → float32 in integer steps: not every processor converts, and these run in any vector width."""
-    word, single = _lanes_of(ir.IntType(32), lanes), _lanes_of(ir.FloatType(), lanes)
+    word, single = lanes_of(ir.IntType(32), lanes), lanes_of(ir.FloatType(), lanes)
 
     def constant(value: int) -> Any:
         return _constant(ir.IntType(32), value, lanes)
@@ -95,8 +119,10 @@ def _half_to_single(builder: ir.IRBuilder, half: Any, lanes: int) -> Any:
     return builder.bitcast(builder.or_(chosen, sign), single)
 
 
-def tile(rows: int, columns: int) -> Any:
+def tile(rows: int, columns: int, *, own: bool = False) -> Any:
     """A compiled out[r, c] += ⟨x_r, a_c⟩ over one segment of `rows` new snapshots and `columns` stored ones.
+
+    `own`, for one row: ⟨x, x⟩ after the last column, too.
 
     Written in vectors of fixed length: an entry has the same bits whatever tile it falls into. A compiler that may
     choose the order of summation chooses it by the tile, and a row would differ with what is computed beside it.
@@ -106,17 +132,18 @@ def tile(rows: int, columns: int) -> Any:
         _context: Any, x: Any, stored: Any, offset: Any, count: Any, like: Any, out: Any, stride: Any
     ) -> Any:
         def generate(_target: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
-            _emit_tile(builder, arguments, like, rows, columns)
+            _emit_tile(builder, arguments, like, rows, columns, own)
 
         return types.void(x, stored, offset, count, like, out, stride), generate
 
     return intrinsic(emit)
 
 
-def _emit_tile(builder: ir.IRBuilder, arguments: Any, like: Any, rows: int, columns: int) -> None:
+def _emit_tile(builder: ir.IRBuilder, arguments: Any, like: Any, rows: int, columns: int, own: bool) -> None:
     x, stored, offset, count, _, out, stride = arguments
-    number, double, element = ir.IntType(64), ir.DoubleType(), _STORED[like]
-    zero, entries = _constant(double, 0.0, LANES), range(rows * columns)
+    number, double, element = ir.IntType(64), ir.DoubleType(), STORED[like]
+    width = columns + own
+    zero, entries = _constant(double, 0.0, LANES), range(rows * width)
 
     def whole(value: int) -> Any:
         return ir.Constant(number, value)
@@ -126,7 +153,7 @@ def _emit_tile(builder: ir.IRBuilder, arguments: Any, like: Any, rows: int, colu
 
     def load(address: Any, index: Any, kind: Any, lanes: int, align: int) -> Any:
         return builder.load(
-            builder.bitcast(at(address, index, kind), _lanes_of(kind, lanes).as_pointer()), align=align
+            builder.bitcast(at(address, index, kind), lanes_of(kind, lanes).as_pointer()), align=align
         )
 
     def add(a: Any, total: Any) -> None:
@@ -138,9 +165,11 @@ def _emit_tile(builder: ir.IRBuilder, arguments: Any, like: Any, rows: int, colu
     def multiply(i: Any, into: list[Any], lanes: int) -> None:
         values = [load(address, i, double, lanes, 8) for address in xs]
         for c, address in enumerate(others):
-            other = _widened(builder, load(address, i, element, lanes, like.bitwidth // 8), like, lanes)
+            other = widened(builder, load(address, i, element, lanes, like.bitwidth // 8), like, lanes)
             for r, value in enumerate(values):
-                add(builder.fmul(value, other, flags=_FUSED), into[r * columns + c])
+                add(builder.fmul(value, other, flags=_FUSED), into[r * width + c])
+        if own:
+            add(builder.fmul(values[0], values[0], flags=_FUSED), into[columns])
 
     in_vectors = builder.sub(count, builder.srem(count, whole(LANES)))
     totals = [cgutils.alloca_once_value(builder, zero) for _ in entries]
@@ -159,8 +188,8 @@ def _emit_tile(builder: ir.IRBuilder, arguments: Any, like: Any, rows: int, colu
         multiply(i, ends, 1)
     for r in range(rows):
         row = builder.add(out, builder.mul(stride, whole(r)))
-        for c in range(columns):
-            add(builder.load(ends[r * columns + c]), at(row, whole(c), double))
+        for c in range(width):
+            add(builder.load(ends[r * width + c]), at(row, whole(c), double))
 
 
 def _across(builder: ir.IRBuilder, vector: Any) -> Any:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +16,11 @@ from trajmon.numerics import kernel
 from trajmon.numerics.errors import SnapshotError
 from trajmon.numerics.layout import Layer, Layout
 
-__all__ = ["Work", "address_of", "bytes_of", "cut_into_pieces", "cut_into_tasks", "in_pieces"]
+__all__ = ["Work", "address_of", "aligned", "bytes_of", "cut_into_pieces", "cut_into_tasks", "in_pieces"]
 
 _ADDRESS_MULTIPLE = 8
+_LINE_ITEMS = 8
+"""Numbers of eight bytes in a line of the cache."""
 # More pieces than threads: a thread that the system holds up must not hold up the row.
 _PIECES_PER_THREAD = 8
 
@@ -44,6 +47,14 @@ def address_of(layout: Layout, snapshot: NDArray[np.uint8], what: str) -> int:
             f"{what} starts at an address that is not a multiple of {_ADDRESS_MULTIPLE} bytes"
         )
     return address
+
+
+def aligned(rows: int, columns: int, dtype: type[np.float64 | np.int64]) -> NDArray[Any]:
+    """Zeros, [rows, columns or up to 7 more], whose rows start with a line of the cache."""
+    columns += -columns % _LINE_ITEMS
+    data = np.zeros(rows * columns + _LINE_ITEMS - 1, dtype)
+    first = -(data.ctypes.data // data.itemsize) % _LINE_ITEMS
+    return data[first : first + rows * columns].reshape(rows, columns)
 
 
 def in_pieces(run: Callable[[int], None], count: int, threads: int) -> None:

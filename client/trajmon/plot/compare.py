@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from trajmon.plot.colors import SWITCH_RGB, UNDEFINED_RGB, Scale, colormap
 from trajmon.plot.curves import number_with_error
-from trajmon.plot.figure import _STYLE, Picture, printable
+from trajmon.plot.figure import STYLE, Picture, printable
 from trajmon.plot.modes import switch_positions
 
 __all__ = ["Compared", "compare_figure"]
@@ -54,7 +54,7 @@ def compare_figure(runs: Sequence[Compared], scale: Scale) -> Figure:
     rows = -(-len(runs) // _MAPS_IN_A_ROW)
     columns = -(-len(runs) // rows)
     width = max(7.2, 2.7 * columns + 0.9)
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(width, 2.75 * rows + 3.0), layout="constrained")
         halves: Any = figure.subfigures(2, 1, height_ratios=(2.75 * rows, 3.0))
         upper, lower = halves

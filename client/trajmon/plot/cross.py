@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from trajmon.cross.result import CrossResult
 from trajmon.plot.colors import UNDEFINED_RGB, colormap
 from trajmon.plot.cross_terminal import cross_scale
-from trajmon.plot.figure import _STYLE, printable
+from trajmon.plot.figure import STYLE, printable
 
 __all__ = ["cross_figure"]
 
@@ -26,7 +26,7 @@ _UNDEFINED = "#" + bytes(UNDEFINED_RGB).hex()
 
 def cross_figure(result: CrossResult) -> Figure:
     """The map beside three curves, 10.4 x 4.6 inches: cosine and distance at equal numbers, distance to the nearest."""
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(10.4, 4.6), layout="constrained")
         halves: Any = figure.subfigures(1, 2, width_ratios=(1.15, 1.0))
         left, right = halves

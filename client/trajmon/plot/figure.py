@@ -24,10 +24,10 @@ from trajmon.plot.colors import SWITCH_RGB, UNDEFINED_RGB, Scale, colormap
 from trajmon.plot.curves import number_with_error
 from trajmon.plot.modes import norm_only_spans, span_words, switch_positions
 
-__all__ = ["Picture", "map_figure", "overview_figure", "printable"]
+__all__ = ["STYLE", "Picture", "map_figure", "overview_figure", "printable"]
 
 # The stubs know every key of matplotlib's settings; a plain dict of them needs Any.
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 10,
@@ -49,6 +49,7 @@ _STYLE: dict[Any, Any] = {
     "savefig.facecolor": "white",
     "savefig.dpi": 200,
 }
+"""Of every figure that the program draws."""
 _NAVY, _SKY, _RUST = "#174a85", "#3f9bd8", "#c4622d"
 _UNDEFINED = "#" + bytes(UNDEFINED_RGB).hex()
 _SWITCH = "#" + bytes(SWITCH_RGB).hex()
@@ -103,7 +104,7 @@ class Picture:
 
 def map_figure(picture: Picture) -> Figure:
     """The map alone with its colour bar, 4.6 x 4 inches."""
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(4.6, 4.0), layout="constrained")
         _draw_map(figure.add_subplot(), picture)
     return figure
@@ -114,7 +115,7 @@ def overview_figure(picture: Picture, hallmarks: Mapping[str, NDArray[np.float64
 
     `hallmarks` are [T'] each, `checkpoint` among them; by `mode`, norm-only training is shaded.
     """
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(10.8, 4.6), layout="constrained")
         halves: Any = figure.subfigures(1, 2, width_ratios=(1.08, 1.0))
         _draw_map(halves[0].add_subplot(), picture)

@@ -7,7 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trajmon._address import parse_server
 from trajmon._settings import home_directory
+from trajmon.errors import ServerAddressError
 from trajmon.reading.errors import MissingPackageError, ReadingError
 
 if TYPE_CHECKING:
@@ -26,10 +28,10 @@ def open_run(
 ) -> RunView:
     """Open a run, by its name or id, for reading: maps and hallmarks as xarray objects.
 
-    `server` is ``HOST:PORT``; with `data_dir` the run is read straight from the files of a server's data directory,
-    whether or not the server runs. With neither: TRAJMON_SERVER, else the local server of `home`
-    (default: TRAJMON_HOME, else ``~/.trajmon``), which is started if need be. The token is TRAJMON_TOKEN,
-    else that of `home`.
+    `server` is ``HOST:PORT``, or ``grpcs://HOST:PORT`` over TLS; with `data_dir` the run is read straight from the
+    files of a server's data directory, whether or not the server runs. With neither: TRAJMON_SERVER, else the local
+    server of `home` (default: TRAJMON_HOME, else ``~/.trajmon``), which is started if need be. The token is
+    TRAJMON_TOKEN, else that of `home`.
 
     Raises QueryError (a server's word) or ReadingError (xarray is missing, no such run, files that cannot be read).
     Needs the extra ``trajmon[reading]``.
@@ -62,9 +64,10 @@ def _served(address: str, folder: Path, run: str) -> Source:
     from trajmon.cli.session import find_token
     from trajmon.reading.served import ServerSource
 
-    host, _, port = address.rpartition(":")
-    if not host or "/" in address or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise ReadingError(f"server={address[:80]!r} is not HOST:PORT, for example 127.0.0.1:50051")
+    try:
+        parse_server(address)
+    except ServerAddressError as error:
+        raise ReadingError(f"server={error}") from error
     return ServerSource(address, find_token(folder), run)
 
 

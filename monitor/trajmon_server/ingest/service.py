@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,7 +38,8 @@ from trajmon_server.errors import (
 from trajmon_server.ingest import checks, quota
 from trajmon_server.ingest.validation import validate_open, validate_report, validate_row, validate_sketch
 from trajmon_server.model import CheckpointMeta, Group, Layer, RunDescription
-from trajmon_server.runs.control import AgentReport
+from trajmon_server.runs.control import AgentReport, RunControl
+from trajmon_server.runs.ownership import Ownership
 from trajmon_server.runs.parts import file_part
 from trajmon_server.runs.registry import Registry
 from trajmon_server.runs.rows import Rows
@@ -77,7 +78,9 @@ class Ingest:
         executor: Executor,
         disk: Path,
         observe_row: Callable[[bool, int], None],
+        ownership: Ownership,
     ) -> None:
+        self._ownership = ownership
         self._observe_row = observe_row
         self._journal = journal
         self._registry = registry
@@ -109,23 +112,48 @@ class Ingest:
         return await self._to_its_end(self._open(request, caller))
 
     async def _open(self, request: ingest_pb2.OpenRunRequest, caller: Principal) -> Run:
-        self._refuse_unreadable(request.run_id)
+        run_id = request.run_id
+        self._refuse_unreadable(run_id)
+        await self._ownership.meet(run_id)
+        # Before the run is held, too: a caller who is refused leaves nothing behind.
+        if self._registry.find(run_id, caller.team) is None:
+            self._refuse_new(request, caller)
+        await self._ownership.hold(run_id)
         async with self._registry.opening:
-            run = self._registry.find(request.run_id, caller.team)
+            run = self._registry.find(run_id, caller.team)
             if run is None:
-                self._refuse_taken_id(request.run_id)
-                self._refuse_taken_name(request, caller.team)
-                quota.check_new_run(self._registry.count(caller.team), self._limits)
+                self._refuse_new(request, caller)
                 run = self._registry.new(_describe(request, caller.team))
+                other = await self._ownership.claim(run.description)
+                if other != run_id:
+                    raise _name_taken(request, f"run {other}, which another server has taken in")
             else:
                 _refuse_other_model(request, run)
             async with run.lock:
+                self._ownership.confirm(run_id)
                 control = checks.control_after_open(run, request)
-                await self._durably(lambda: self._registry.store(run, control))
-                run.control = control
+                await self._store_control(run, replace(control, lease_epoch=self._ownership.epoch(run_id)))
                 self._registry.add(run)
         log.info("run opened", run=run.description.name, attempt=request.attempt, writer=request.writer)
         return run
+
+    def _refuse_new(self, request: ingest_pb2.OpenRunRequest, caller: Principal) -> None:
+        """Refuse a run that is not known if it cannot become so."""
+        self._refuse_taken_id(request.run_id)
+        self._refuse_taken_name(request, caller.team)
+        quota.check_new_run(self._registry.count(caller.team), self._limits)
+
+    async def _store_control(self, run: Run, control: RunControl) -> None:
+        """Make it durable, then take it over. Under the run's lock."""
+        run_id = run.description.run_id
+        try:
+            await self._durably(lambda: self._registry.store(run, control))
+        except Unavailable as error:
+            if isinstance(error.__cause__, store_errors.FencedError):
+                self._ownership.doubt(run_id)
+            raise
+        self._ownership.confirm(run_id)
+        run.control = control
 
     def _refuse_unreadable(self, run_id: str) -> None:
         problem = self._registry.unreadable(run_id)
@@ -145,11 +173,8 @@ class Ingest:
     def _refuse_taken_name(self, request: ingest_pb2.OpenRunRequest, team: str) -> None:
         other = self._registry.find_by_name(request.name, team)
         if other is not None:
-            raise Conflict(
-                "NAME_TAKEN",
-                f"run name {request.name!r} belongs to run {other.description.run_id} (model "
-                f"{other.description.fingerprint}), this one is {request.run_id} (model "
-                f"{request.layout.fingerprint}); choose another name, or resume where its snapshots are",
+            raise _name_taken(
+                request, f"run {other.description.run_id} (model {other.description.fingerprint})"
             )
 
     async def push(
@@ -157,7 +182,7 @@ class Ingest:
     ) -> Receipt:
         """Take in one record, a row or a part of one. Durable when it returns."""
         quota.check_record_size(len(record), self._limits)
-        run = self.require(run_id, caller)
+        run = await self._ours(run_id, caller)
         try:
             if is_sketch(record):
                 sketch = await self._durably(lambda: decode_sketch(record))
@@ -172,6 +197,7 @@ class Ingest:
     async def _store(self, run: Run, name: str, epoch: int, row: Row, record: bytes) -> Receipt:
         header, checkpoint = row.header, row.header.checkpoint
         async with run.lock:
+            self._ownership.confirm(run.description.run_id)
             writer = checks.current_writer(run, name, epoch)
             violations = validate_row(row, run.description, writer.attempt, writer.part, writer.num_parts)
             if violations:
@@ -199,6 +225,7 @@ class Ingest:
     ) -> Receipt:
         header = sketch.header.row
         async with run.lock:
+            self._ownership.confirm(run.description.run_id)
             writer = checks.current_writer(run, name, epoch)
             violations = validate_sketch(
                 sketch, run.description, run.sketches.spec, writer.attempt, writer.part, writer.num_parts
@@ -255,31 +282,45 @@ class Ingest:
             return self._journal.append(run_id, header.checkpoint, file_part(header), record, kind=kind)
 
         try:
-            return await self._durably(append)
+            outcome = await self._durably(append)
         except store_errors.ConflictError as error:
             self._registry.count_event("conflicting_rows")
+            if is_new and kind == "row":
+                # A server that lost its lease can have stored it, acknowledging nothing.
+                found = await self._durably(lambda: self._rows.look(run.description, header.checkpoint))
+                run.settle(header.checkpoint, found)
             raise Conflict("ROW_CONFLICT", f"{error}; the stored row was kept") from error
+        # Durable and still ours: whoever takes the run up next will see it.
+        self._ownership.confirm(run.description.run_id)
+        return outcome
 
     async def report(self, request: ingest_pb2.ReportStatusRequest, caller: Principal) -> Run:
         """Take in how an agent does. The run's end is durable when it returns."""
         violations = validate_report(request)
         if violations:
             raise InvalidRequest.from_violations(violations)
-        run = self.require(request.run_id, caller)
+        run = await self._ours(request.run_id, caller)
         return await self._to_its_end(self._report(request, run))
 
     async def _report(self, request: ingest_pb2.ReportStatusRequest, run: Run) -> Run:
         async with run.lock:
+            self._ownership.confirm(run.description.run_id)
             checks.current_writer(run, request.writer, request.writer_epoch)
             report = AgentReport.from_message(request)
             control = run.control
             if control.leads(request.writer):
                 control = control.reported(report.phase, report.reason, time.time())
             if control != run.control:
-                await self._durably(lambda: self._registry.store(run, control))
-                run.control = control
+                await self._store_control(run, control)
             run.reports[request.writer] = report
             run.announce()
+        return run
+
+    async def _ours(self, run_id: str, caller: Principal) -> Run:
+        """The run with this id, which this server may write."""
+        await self._ownership.meet(run_id)
+        run = self.require(run_id, caller)
+        await self._ownership.hold(run_id)
         return run
 
     def require(self, run_id: str, caller: Principal) -> Run:
@@ -333,6 +374,14 @@ def _describe(request: ingest_pb2.OpenRunRequest, team: str) -> RunDescription:
         fingerprint=request.layout.fingerprint,
         layers=tuple(Layer(a.name, tuple(a.shape), a.dtype) for a in request.layout.layers),
         groups=tuple(Group(a.name, tuple(a.layers)) for a in request.layout.groups),
+    )
+
+
+def _name_taken(request: ingest_pb2.OpenRunRequest, whose: str) -> Conflict:
+    return Conflict(
+        "NAME_TAKEN",
+        f"run name {request.name!r} belongs to {whose}, this one is {request.run_id} (model "
+        f"{request.layout.fingerprint}); choose another name, or resume where its snapshots are",
     )
 
 

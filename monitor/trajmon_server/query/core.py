@@ -25,12 +25,13 @@ from trajmon_server.hallmarks.series import hallmark_series
 from trajmon_server.hallmarks.trajectory import Trajectory
 from trajmon_server.model import CheckpointMeta
 from trajmon_server.query.scope_gram import Kernel, MapEntries, ScopeGram, SketchQuality, early_rows
+from trajmon_server.query.strip_reader import StripReader, note_lost, scope_members
 from trajmon_server.runs.registry import Registry
-from trajmon_server.runs.rows import Rows, settle
+from trajmon_server.runs.rows import Rows
 from trajmon_server.runs.run import Run
 from trajmon_server.runs.sketches import SketchColumns
 from trajmon_server.store.base import Journal
-from trajmon_server.store.errors import RowDamagedError, RowMissingError, StoreError
+from trajmon_server.store.errors import StoreError
 from trajmon_server.store.estimates import Estimates
 
 __all__ = ["Kernel", "MapAnswer", "MapQuery", "Query", "about_checkpoints", "find_scope"]
@@ -85,6 +86,7 @@ class Query:
     def __init__(self, registry: Registry, journal: Journal, limits: Limits, executor: Executor) -> None:
         self._registry = registry
         self._rows = Rows(journal, registry.count_event)
+        self._reader = StripReader(registry, self._rows)
         self._limits = limits
         self._executor = executor
 
@@ -188,7 +190,7 @@ class Query:
 
     async def _gram(self, run: Run, scope: Scope, index: int, numbers: NDArray[np.int64]) -> ScopeGram:
         has_sketches, early = run.sketches.spec is not None, run.early
-        members = _members(run, scope, index)
+        members = scope_members(run, scope, index)
 
         def read() -> ScopeGram:
             maps = self._registry.maps(run.description)
@@ -211,7 +213,7 @@ class Query:
     ) -> ScopeGram:
         """With the sketches' inner products of rows that have no holes, which the maps do not keep."""
         assert gram.sketch_gram is not None
-        sketched, members = gram.sketch_gram.copy(), _members(run, scope, index)
+        sketched, members = gram.sketch_gram.copy(), scope_members(run, scope, index)
         for place, number in enumerate(numbers.tolist()):
             if np.isnan(sketched[place, place]) and number in run.sketches.known:
                 row = self._rows.sketch_gram(run.description, number, members)
@@ -222,35 +224,17 @@ class Query:
     async def _products(
         self, run: Run, scope: Scope, index: int, numbers: NDArray[np.int64]
     ) -> dict[str, NDArray[np.float64]]:
-        members, early = _members(run, scope, index), run.early
-        columns = np.full((len(numbers), len(PRODUCTS)), np.nan)
-        lost: list[int] = []
-
-        def read() -> None:
+        members, early = scope_members(run, scope, index), run.early
+        told = await self._run(lambda: self._reader.products(run, scope, index, numbers))
+        if early is not None:
             for position, number in enumerate(numbers.tolist()):
-                if number in run.metas:
-                    try:
-                        products = self._rows.products(run.description, number)
-                    except (RowDamagedError, RowMissingError) as error:
-                        self._registry.count_event("damaged_rows")
-                        log.error(
-                            "journal row is lost",
-                            run=run.description.name,
-                            checkpoint=number,
-                            problem=str(error),
-                        )
-                        lost.append(number)
-                    else:
-                        columns[position] = products[members].sum(axis=0)
-                elif early is not None and number in early.rows:
-                    columns[position] = early.rows[number].row.products[members].sum(axis=0)
-
-        await self._run(read)
-        for number in lost:
-            run.lose(number)
-            if run.has_parts:
-                await settle(run, number, self._rows, self._executor)
-        return {name: columns[:, column] for column, name in enumerate(PRODUCTS)}
+                if number in early.rows and number not in run.metas:
+                    for name, value in zip(
+                        PRODUCTS, early.rows[number].row.products[members].sum(axis=0), strict=True
+                    ):
+                        told.columns[name][position] = value
+        await note_lost(run, told.lost, self._rows, self._executor)
+        return told.columns
 
     async def _run(self, action: Callable[[], T]) -> T:
         try:
@@ -301,13 +285,8 @@ def _sketch_quality(run: Run, scope: Scope, index: int) -> SketchQuality | None:
     if spec is None:
         return None
     columns = SketchColumns.of(run.description, spec)
-    members = _members(run, scope, index)
+    members = scope_members(run, scope, index)
     return SketchQuality(float(columns.rates[members].max()), columns.rounding)
-
-
-def _members(run: Run, scope: Scope, index: int) -> list[int]:
-    """Layers of a scope."""
-    return [index] if scope.kind == "layer" else list(run.description.groups[index].layers)
 
 
 def _enlarged(entries: NDArray[np.float64], count: int) -> NDArray[np.float64]:

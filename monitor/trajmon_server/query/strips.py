@@ -11,10 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trajmon_server.hallmarks.directions import clamp_cosine, defined_length
+from trajmon_server.hallmarks.directions import defined_length
 from trajmon_server.hallmarks.resolution import above_resolution, cancellation
 
-__all__ = ["About", "BlockSums", "GramStrip", "cosine_strips"]
+__all__ = ["About", "BlockSums", "GramStrip", "Sides", "cosine_block", "cosine_strips"]
+
+_FEW = 8
+"""So many blocks of a strip are looked at one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ def cosine_strips(
         squares[strip.start : stop] = strip.rows[rows - strip.start, rows]
         if about is None:
             lengths = defined_length(squares[:stop])
-            entries = clamp_cosine(strip.rows / (lengths[strip.start :, None] * lengths))
+            entries = cosine_block(strip.rows, lengths[strip.start :], lengths)
         else:
             later = rows[rows > about.position]
             if later.size:
@@ -76,16 +79,50 @@ def _relative(
 ) -> NDArray[np.float64]:
     stop = strip.start + len(strip.rows)
     own = float(about.row[-1])
-    dots = strip.rows - with_tau[strip.start : stop, None] - with_tau[:stop] + own
     if about.displacement_squared is None:
         distances = squares[:stop] - 2 * with_tau[:stop] + own
     else:
         distances = about.displacement_squared[:stop]
-    ratios = cancellation(squares[:stop], own, distances)
+    sides = Sides(with_tau[:stop], defined_length(distances), cancellation(squares[:stop], own, distances))
     is_exact = about.displacement_squared is not None
-    resolved = above_resolution(ratios[strip.start :, None], ratios[None, :], lengths_exact=is_exact)
-    lengths = defined_length(distances)
-    return np.where(resolved, clamp_cosine(dots / (lengths[strip.start :, None] * lengths)), np.nan)
+    return sides.cosines(strip.rows, slice(strip.start, stop), slice(0, stop), own, lengths_exact=is_exact)
+
+
+def cosine_block(
+    gram: NDArray[np.float64], row_lengths: NDArray[np.float64], column_lengths: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Inner products [r, c] over both lengths, within [-1, 1]; NaN where undefined. One array is made, not five."""
+    entries = np.multiply.outer(row_lengths, column_lengths)
+    np.divide(gram, entries, out=entries)
+    np.minimum(np.maximum(entries, -1.0, out=entries), 1.0, out=entries)
+    return entries
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """What a map about a checkpoint tau needs of each of its T checkpoints."""
+
+    with_tau: NDArray[np.float64]
+    """[T] inner products with tau."""
+    distances: NDArray[np.float64]
+    """[T] lengths from tau, NaN where there is no direction."""
+    ratios: NDArray[np.float64]
+    """[T] their :func:`cancellation`."""
+
+    def cosines(
+        self, gram: NDArray[np.float64], rows: slice, columns: slice, own: float, *, lengths_exact: bool
+    ) -> NDArray[np.float64]:
+        """Of a block of the Gram; `own` is the squared norm of tau. NaN where undefined or not resolved."""
+        entries = gram - self.with_tau[rows, None]
+        entries -= self.with_tau[columns]
+        entries += own
+        entries = cosine_block(entries, self.distances[rows], self.distances[columns])
+        one, other = self.ratios[rows], self.ratios[columns]
+        largest = np.max(one, initial=0.0), np.max(other, initial=0.0)
+        if not above_resolution(*largest, lengths_exact=lengths_exact):  # also where one of them is NaN
+            resolved = above_resolution(one[:, None], other[None, :], lengths_exact=lengths_exact)
+            entries[~np.asarray(resolved)] = np.nan
+        return entries
 
 
 class BlockSums:
@@ -102,17 +139,33 @@ class BlockSums:
 
     def add(self, start: int, entries: NDArray[np.float64]) -> None:
         """Add rows, [r, columns], NaN above the diagonal and where undefined."""
-        columns = self._starts[self._starts < entries.shape[1]]
-        blocks = self._block_of[start : start + len(entries)]
-        first = np.flatnonzero(np.diff(blocks, prepend=-1))
-        defined = ~np.isnan(entries)
-        sums = np.add.reduceat(np.where(defined, entries, 0.0), columns, axis=1)
-        counts = np.add.reduceat(defined, columns, axis=1, dtype=np.float64)
-        part = np.ix_(blocks[first], np.arange(len(columns)))
-        self._sums[part] += np.add.reduceat(sums, first, axis=0)
-        self._counts[part] += np.add.reduceat(counts, first, axis=0)
+        # Left of the corner on the diagonal most is defined, and counted without a look at each entry.
+        for first, last in ((0, start), (start, entries.shape[1])):
+            if last > first:
+                self._add_part(start, first, entries[:, first:last])
         rows = np.arange(len(entries))
-        np.add.at(self._own, blocks, defined[rows, start + rows])
+        np.add.at(self._own, self._block_of[start + rows], ~np.isnan(entries[rows, start + rows]))
+
+    def _add_part(self, start: int, column: int, entries: NDArray[np.float64]) -> None:
+        height, width = entries.shape
+        row_blocks, row_first = _runs(self._block_of[start : start + height])
+        column_blocks, column_first = _runs(self._block_of[column : column + width])
+        sums = np.add.reduceat(entries, column_first, axis=1)
+        ends = np.append(column_first[1:], width)
+        counts = np.tile((ends - column_first).astype(np.float64), (height, 1))
+        bad = np.flatnonzero(np.isnan(sums).any(axis=0))
+        if len(bad) > _FEW:
+            defined = ~np.isnan(entries)
+            sums = np.add.reduceat(np.where(defined, entries, 0.0), column_first, axis=1)
+            counts = np.add.reduceat(defined, column_first, axis=1, dtype=np.float64)
+        else:
+            for block in bad.tolist():
+                part = entries[:, column_first[block] : ends[block]]
+                sums[:, block] = np.nansum(part, axis=1)
+                counts[:, block] = (~np.isnan(part)).sum(axis=1)
+        place = np.ix_(row_blocks, column_blocks)
+        self._sums[place] += np.add.reduceat(sums, row_first, axis=0)
+        self._counts[place] += np.add.reduceat(counts, row_first, axis=0)
 
     def means(self) -> tuple[NDArray[np.float64], float]:
         """The mean of the defined entries of each block, [m, m], and of the whole map; NaN without any."""
@@ -121,3 +174,9 @@ class BlockSums:
         total = counts.sum()
         means: NDArray[np.float64] = sums / np.where(counts > 0, counts, np.nan)
         return means, float(sums.sum() / total) if total else float("nan")
+
+
+def _runs(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The distinct values of an ascending array, and the position of the first of each."""
+    first = np.flatnonzero(np.diff(values, prepend=-1))
+    return values[first], first

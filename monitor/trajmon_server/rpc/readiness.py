@@ -23,12 +23,14 @@ class Readiness:
     def __init__(self, is_broken: Callable[[], bool]) -> None:
         self._is_broken = is_broken
         self._recovered = False
+        self.further: Callable[[], str] = lambda: ""
+        """Any other reason; empty for none."""
 
     def problem(self) -> str:
         """Why no rows are taken; empty if they are."""
         if self._is_broken():
             return "the disk refused a write: check it, then start the server again"
-        return "" if self._recovered else "the journal is being read"
+        return self.further() if self._recovered else "the journal is being read"
 
     @contextlib.contextmanager
     def watched(self, health: health_aio.HealthServicer, services: Sequence[str]) -> Iterator[None]:

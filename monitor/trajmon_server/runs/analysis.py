@@ -45,6 +45,8 @@ class Analysis:
     """Where the advice changed: number of the checkpoint, and the state from there on."""
     mds_trace: tuple[float, ...] = ()
     """The network's MDS as of each checkpoint of the path; NaN where undefined."""
+    non_finite_layers: int | None = None
+    """How many layers hold NaN or Inf at the newest checkpoint; None where nothing is known of it."""
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -123,7 +125,8 @@ def advance(
     if not history or history[-1][1] != advice.state:
         history = (*history, (row.header.checkpoint, advice.state))
     trace = (*analysis.mds_trace, hallmarks[network].get("mds", math.nan))
-    return Analysis(path, streams, policy_state, advice, hallmarks, errors, history, trace)
+    bad = None if meta.lost else int(np.count_nonzero(row.status == LayerStatus.NON_FINITE))
+    return Analysis(path, streams, policy_state, advice, hallmarks, errors, history, trace, bad)
 
 
 def _displacement_squared(

@@ -8,10 +8,12 @@ from typing import Any
 
 from trajmon_protos.v1 import ingest_pb2
 
-__all__ = ["AgentReport", "Phase", "RunControl", "Writer", "aggregate"]
+__all__ = ["CONTROL_FILE", "AgentReport", "Phase", "RunControl", "Writer", "aggregate"]
 
 Phase = ingest_pb2.RunPhase
 _ENDED = (Phase.RUN_PHASE_FINISHED, Phase.RUN_PHASE_LOST)
+CONTROL_FILE = "control.json"
+"""Of a run, in the journal."""
 MAX_REASON = 500
 """Characters that are kept of an agent's words."""
 
@@ -49,6 +51,8 @@ class RunControl:
     """Of the writer without a name."""
     unnamed_attempt: int | None = None
     """Attempt of the writer without a name, where a named one has begun a newer."""
+    lease_epoch: int = 0
+    """How often the run had changed hands between servers when this was written; 0 where there is one server."""
 
     @property
     def is_active(self) -> bool:
@@ -76,6 +80,7 @@ class RunControl:
             writer_epoch=self.writer_epoch + 1,
             writers=self.writers,
             first_checkpoint=first_checkpoint,
+            lease_epoch=self.lease_epoch,
         )
 
     def joined(self, name: str, wanted: Writer) -> RunControl:
@@ -126,6 +131,7 @@ class RunControl:
             "ended_unix_seconds": self.ended_unix_seconds,
             "first_checkpoint": self.first_checkpoint,
             "unnamed_attempt": self.unnamed_attempt,
+            "lease_epoch": self.lease_epoch,
             "writers": {
                 name: [a.epoch, a.attempt, a.part, a.num_parts, a.first_checkpoint]
                 for name, a in self.writers.items()
@@ -148,6 +154,7 @@ class RunControl:
             },
             first_checkpoint=int(data.get("first_checkpoint", 0)),
             unnamed_attempt=None if unnamed is None else int(unnamed),
+            lease_epoch=int(data.get("lease_epoch", 0)),
         )
 
 

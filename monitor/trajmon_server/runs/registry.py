@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from trajmon_server.model import CheckpointMeta, RunDescription
+from trajmon_server.runs.control import CONTROL_FILE
 from trajmon_server.runs.known_rows import KnownRows
 from trajmon_server.runs.parts import WHOLE, OpenRow
 from trajmon_server.runs.rows import Rows
@@ -27,7 +28,6 @@ __all__ = ["Registry"]
 log = structlog.get_logger(__name__)
 
 DESCRIPTION_FILE = "run.json"
-CONTROL_FILE = "control.json"
 
 
 class Registry:
@@ -71,6 +71,10 @@ class Registry:
     def find_by_name(self, name: str, team: str) -> Run | None:
         """The team's run with this name."""
         return self._names.get((team, name))
+
+    def get(self, run_id: str) -> Run | None:
+        """The run with this id, of whichever team."""
+        return self._runs.get(run_id)
 
     def is_known(self, run_id: str) -> bool:
         """Whether any team has a run with this id."""
@@ -155,6 +159,21 @@ class Registry:
                 log.error("run cannot be recovered", run_id=run_id, problem=problem)
                 self.count_event("unreadable_runs")
 
+    def read(self, run_id: str) -> Run | None:
+        """A run that is stored, anew; None if there is none, or none that can be read. Blocking, from any thread."""
+        try:
+            if self._journal.get_run_file(run_id, DESCRIPTION_FILE) is None:
+                return None
+            return self._recovered(run_id)
+        except (KeyError, TypeError, ValueError, OSError, StoreError) as error:
+            log.error("run of another server cannot be read", run_id=run_id, problem=str(error))
+            self.count_event("unreadable_runs")
+            return None
+
+    def welcome(self, run: Run) -> None:
+        """Make a run known that another server has taken in."""
+        self._know(run)
+
     def _recovered(self, run_id: str) -> Run:
         found = self._journal.get_run_file(run_id, DESCRIPTION_FILE)
         if found is None:
@@ -162,7 +181,8 @@ class Registry:
         description = RunDescription.from_json(found)
         if description.run_id != run_id:
             raise ValueError(f"{DESCRIPTION_FILE} is of run {description.run_id[:40]!r}")
-        if self.find_by_name(description.name, description.team) is not None:
+        named = self.find_by_name(description.name, description.team)
+        if named is not None and named.description.run_id != run_id:
             raise ValueError(f"{DESCRIPTION_FILE} has the name {description.name!r} of another run")
         metas, open_rows = self._recovered_rows(description)
         attempts = [meta.attempt for meta in metas.values()] + [row.attempt for row in open_rows.values()]

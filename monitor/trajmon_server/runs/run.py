@@ -38,6 +38,17 @@ class Found:
     """Of the sum that was written on looking."""
 
 
+class Reports(dict[str, AgentReport]):
+    """What each writer last told of itself, by its name."""
+
+    last_unix_seconds = 0.0
+    """When one last told something, by this machine's clock; 0 before."""
+
+    def __setitem__(self, writer: str, report: AgentReport) -> None:
+        super().__setitem__(writer, report)
+        self.last_unix_seconds = time.time()
+
+
 class Run:
     """One run. Its fields are changed on the event loop only; `lock` is held while a request changes it."""
 
@@ -52,8 +63,9 @@ class Run:
         self._policy = policy
         self._stale_after_seconds = stale_after_seconds
         self.control = control
-        self.reports: dict[str, AgentReport] = {}
-        """What each writer last told of itself, by its name."""
+        self.reports = Reports()
+        self.is_ours = True
+        """Whether this server writes the run; one of several servers at most does."""
         self.lock = asyncio.Lock()
         self.journal_bytes = 0
         self.metas: dict[int, CheckpointMeta] = {}

@@ -85,7 +85,8 @@ class Worker:
         """Work the runs off in the given order, `at_once` of them at a time: rows that come now wait for few."""
         waiting = iter(runs)
         loop = asyncio.get_running_loop()
-        self._catching_up = [loop.create_task(self._catch_up(waiting)) for _ in range(at_once)]
+        self._catching_up = [task for task in self._catching_up if not task.done()]
+        self._catching_up += [loop.create_task(self._catch_up(waiting)) for _ in range(at_once)]
 
     async def _catch_up(self, waiting: Iterator[Run]) -> None:
         for run in waiting:
@@ -237,7 +238,8 @@ class Worker:
         read: dict[int, CheckpointMeta] = {}
         held = 0
         checkpoint = begin
-        while checkpoint < stop and held < BATCH_BYTES:
+        # Many batches may wait for a thread when the server is told to stop.
+        while checkpoint < stop and held < BATCH_BYTES and not self._stop.is_set():
             row = self._read(description, checkpoint) if checkpoint in known else None
             if row is None:
                 row, meta = _lost(description, checkpoint, previous[checkpoint])

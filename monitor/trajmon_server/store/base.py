@@ -80,6 +80,11 @@ class Journal(Protocol):
     All raise :class:`~trajmon_server.store.errors.JournalError`, and ValueError for a key out of range.
     """
 
+    @property
+    def broken(self) -> bool:
+        """True once nothing will be appended any more until a restart."""
+        ...
+
     def append(
         self, run_id: str, checkpoint: int, part: int, record: bytes, kind: RecordKind = "row"
     ) -> AppendOutcome:
@@ -147,8 +152,8 @@ class Journal(Protocol):
         """How many rows there are from 0 without a gap."""
         ...
 
-    def list_rows(self, run_id: str, kind: RecordKind = "row") -> list[RowKey]:
-        """All stored records of the kind, in order of checkpoint and part."""
+    def list_rows(self, run_id: str, kind: RecordKind = "row", after: int = -1) -> list[RowKey]:
+        """Stored records of the kind, of checkpoints `after` (inclusive) and later, by checkpoint and part."""
         ...
 
     def list_runs(self) -> list[str]:
@@ -156,7 +161,11 @@ class Journal(Protocol):
         ...
 
     def put_run_file(self, run_id: str, name: str, data: Mapping[str, Any]) -> None:
-        """Replace a small JSON file of the run, atomically and durably."""
+        """Replace a small JSON file of the run, atomically and durably.
+
+        FencedError where several servers share the journal, if another has changed the file since this one last
+        read or replaced it.
+        """
         ...
 
     def get_run_file(self, run_id: str, name: str) -> dict[str, Any] | None:

@@ -5,7 +5,8 @@ StoreError
 │   ├── ConflictError            another record is stored under the same key; the stored one was kept
 │   ├── JournalFullError         no space or quota left; nothing was stored, trying later may help
 │   ├── JournalReadOnlyError     the directory cannot be written; nothing was stored
-│   ├── JournalUnavailableError  another system error; nothing was stored, trying later may help
+│   ├── JournalUnavailableError  another system error; nothing is known to be stored, trying later may help
+│   │   └── FencedError          another server has changed what this one was about to replace
 │   ├── JournalBrokenError       a write or sync was refused by the device; no append until a restart
 │   ├── RowMissingError          no such record
 │   └── RowDamagedError          a stored record failed its checksum and was set aside
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 __all__ = [
     "ConflictError",
+    "FencedError",
     "JournalBrokenError",
     "JournalError",
     "JournalFullError",
@@ -59,7 +61,14 @@ class JournalReadOnlyError(JournalError):
 
 
 class JournalUnavailableError(JournalError):
-    """A system error that may pass, such as too many open files. Nothing was stored."""
+    """A system error that may pass, such as too many open files. Nothing is known to be stored.
+
+    An object store whose answer was lost may have stored it nevertheless: the same record again is then a duplicate.
+    """
+
+
+class FencedError(JournalUnavailableError):
+    """Another server has changed what this one was about to replace. Nothing was replaced."""
 
 
 class JournalBrokenError(JournalError):

@@ -1,19 +1,17 @@
 """The kinds of record that the journal keeps: where their files lie, and how a piece of one is found.
 
-    rows/<checkpoint:08d>.<part:04d>.row            row records
-    sketches/<checkpoint:08d>.<part:04d>.sketch     sketch records
+    <run_id>/rows/<checkpoint:08d>.<part:04d>.row           row records
+    <run_id>/sketches/<checkpoint:08d>.<part:04d>.sketch    sketch records
 
 Part 0 is the record of the row as a whole, p + 1 that of its part p.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 from trajmon_protos import record, sketch_record
 from trajmon_protos.errors import RecordError
 from trajmon_protos.framing import DIGEST_BYTES, PREFIX_BYTES
+from trajmon_protos.names import RUN_ID
 from trajmon_protos.v1 import types_pb2
 from trajmon_server.store.base import RecordKind, RowKey
 
@@ -29,8 +28,11 @@ __all__ = [
     "FORMATS",
     "ROWS",
     "SKETCHES",
+    "OpenRecord",
     "Piece",
+    "Place",
     "RecordFormat",
+    "check_run_id",
     "open_piece",
     "row_layers",
     "sketch_gram_start",
@@ -54,15 +56,12 @@ class RecordFormat(Generic[T_co]):
     prefix: str
     """Stands before the key where a record is named to a reader."""
 
-    def file_name(self, checkpoint: int, part: int) -> str:
+    def place(self, run_id: str, checkpoint: int, part: int) -> Place[T_co]:
         """Of a record; ValueError for a key out of range."""
         if not 0 <= checkpoint < 10**8 or not 0 <= part < 10**4:
             raise ValueError(f"checkpoint {checkpoint} part {part} is out of range: 0..99999999 and 0..9999")
-        return f"{checkpoint:08d}.{part:04d}.{self.kind}"
-
-    def in_words(self, run_id: str, checkpoint: int, part: int) -> str:
-        """What an error text calls a record."""
-        return f"{self.prefix}checkpoint {checkpoint} part {part} of run {run_id}"
+        check_run_id(run_id)
+        return Place(self, run_id, checkpoint, part)
 
     def key(self, file_name: str, size_bytes: int = 0) -> RowKey | None:
         """Of the record that the file holds; None if it is of no such record."""
@@ -71,13 +70,44 @@ class RecordFormat(Generic[T_co]):
             return None
         return RowKey(int(match[1]), int(match[2]), size_bytes)
 
-    def problem(self, path: Path) -> str:
+    def problem(self, stored: bytes) -> str:
         """What is wrong with a record that was set aside."""
         try:
-            self.decode(path.read_bytes())
+            self.decode(stored)
         except RecordError as error:
             return f"{error.kind}: {error}"
         return "intact now: it may be put back"
+
+
+@dataclass(frozen=True, slots=True)
+class Place(Generic[T_co]):
+    """Where a record belongs."""
+
+    form: RecordFormat[T_co]
+    run_id: str
+    checkpoint: int
+    part: int
+
+    @property
+    def file_name(self) -> str:
+        """The last part of :attr:`path`."""
+        return f"{self.checkpoint:08d}.{self.part:04d}.{self.form.kind}"
+
+    @property
+    def path(self) -> str:
+        """Below the journal's root."""
+        return f"{self.run_id}/{self.form.folder}/{self.file_name}"
+
+    @property
+    def words(self) -> str:
+        """What an error text calls the record."""
+        return f"{self.form.prefix}checkpoint {self.checkpoint} part {self.part} of run {self.run_id}"
+
+
+def check_run_id(run_id: str) -> None:
+    """ValueError unless it is one: it becomes part of a path."""
+    if not RUN_ID.fullmatch(run_id):
+        raise ValueError(f"run id {run_id[:64]!r} is not 32 hex digits")
 
 
 ROWS: Final = RecordFormat("row", "rows", record.MAGIC, record.decode, "")
@@ -87,11 +117,24 @@ SKETCHES: Final = RecordFormat(
 FORMATS: Final[dict[RecordKind, RecordFormat[Any]]] = {"row": ROWS, "sketch": SKETCHES}
 
 
+class OpenRecord(Protocol):
+    """The bytes of one stored record, which stay the same while it is open."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the whole record."""
+        ...
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset` on; fewer at the end of the record only."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """An open record whose lengths agree with its size."""
 
-    fd: int
+    stored: OpenRecord
     header: bytes
     start: int
     """Offset of the payload."""
@@ -99,20 +142,20 @@ class Piece:
 
     def read(self, offset: int, count: int) -> NDArray[np.float64]:
         """`count` float64 from `offset` bytes into the payload."""
-        return np.frombuffer(os.pread(self.fd, 8 * count, self.start + offset), dtype="<f8")
+        return np.frombuffer(self.stored.read(self.start + offset, 8 * count), dtype="<f8", count=count)
 
 
-def open_piece(fd: int, magic: bytes) -> Piece | None:
-    """The header of an open record file; None if its magic or its size is not right. The content is not checked."""
-    prefix = os.pread(fd, PREFIX_BYTES, 0)
+def open_piece(stored: OpenRecord, magic: bytes) -> Piece | None:
+    """The header of an open record; None if its magic or its size is not right. The content is not checked."""
+    prefix = stored.read(0, PREFIX_BYTES)
     if len(prefix) < PREFIX_BYTES or prefix[: len(magic)] != magic:
         return None
     header_bytes = int.from_bytes(prefix[8:12], "little")
     payload_bytes = int.from_bytes(prefix[12:20], "little")
-    if os.fstat(fd).st_size != PREFIX_BYTES + header_bytes + payload_bytes + DIGEST_BYTES:
+    if stored.size_bytes != PREFIX_BYTES + header_bytes + payload_bytes + DIGEST_BYTES:
         return None
-    header = os.pread(fd, header_bytes, PREFIX_BYTES)
-    return Piece(fd, header, PREFIX_BYTES + header_bytes, payload_bytes)
+    header = stored.read(PREFIX_BYTES, header_bytes)
+    return Piece(stored, header, PREFIX_BYTES + header_bytes, payload_bytes)
 
 
 def row_layers(piece: Piece, checkpoint: int) -> int | None:

@@ -13,9 +13,11 @@ from trajmon_server.errors import Unavailable
 from trajmon_server.ingest.quota import ByteBudget
 from trajmon_server.query.core import Query
 from trajmon_server.query.cross import CrossQuery
+from trajmon_server.query.curves import CurveReader
 from trajmon_server.query.layers import LayerReader
 from trajmon_server.query.long_maps import LongMaps
 from trajmon_server.query.published import Published
+from trajmon_server.query.strip_reader import StripReader
 from trajmon_server.runs.registry import Registry
 from trajmon_server.runs.rows import Rows
 from trajmon_server.runs.run import Run
@@ -37,6 +39,7 @@ class Readers:
     query: Query
     cross: CrossQuery
     long_maps: LongMaps
+    curves: CurveReader
     layers: LayerReader
     published: Published
     limits: Limits
@@ -88,11 +91,13 @@ def open_readers(
 ) -> Readers:
     """Whoever knows the answers, over one journal."""
     rows = Rows(journal, registry.count_event)
+    reader = StripReader(registry, rows)
     largest = 3 * 8 * limits.max_map_checkpoints**2
     return Readers(
         query=query,
         cross=cross,
-        long_maps=LongMaps(query, registry, rows, limits, executor),
+        long_maps=LongMaps(query, reader, rows, limits, executor),
+        curves=CurveReader(query, reader, rows, executor),
         layers=LayerReader(rows, registry, executor),
         published=Published(registry, executor),
         limits=limits,

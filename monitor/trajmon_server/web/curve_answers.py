@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from starlette.responses import Response
 
 from trajmon_protos.names import parse_scope
+from trajmon_server.query.curves import Curves
 from trajmon_server.web.arrow import arrow_stream
 from trajmon_server.web.backend import Backend
 from trajmon_server.web.endpoints import Call
@@ -30,18 +31,50 @@ async def hallmarks(backend: Backend, call: Call) -> Response:
     readers = backend.readers
     run = readers.query.require(call.run, call.principal)
     scope = call.values["scope"]
-    columns = await readers.long_maps.hallmarks(run, scope, call.principal)
-    name, form = run.description.name, call.values["format"]
+    curves = await readers.curves.curves(run, scope, call.principal, call.values["max_points"])
+    name, form, columns = run.description.name, call.values["format"], curves.columns
+    headers = _said(curves)
     if form == "json":
-        head = {"run": name, "scope": str(parse_scope(scope))}
-        return Pieces(in_threads(_json(head, columns), readers.run), media_type="application/json")
-    attachment = {"Content-Disposition": f'attachment; filename="{name}.{form}"'}
+        head = {"run": name, "scope": str(parse_scope(scope)), "reduced": _reduced(curves)}
+        return Pieces(
+            in_threads(_json(head, columns), readers.run), media_type="application/json", headers=headers
+        )
+    headers["Content-Disposition"] = f'attachment; filename="{name}.{form}"'
     if form == "csv":
         return Pieces(
-            in_threads(_csv(columns), readers.run), media_type="text/csv; charset=utf-8", headers=attachment
+            in_threads(_csv(columns), readers.run), media_type="text/csv; charset=utf-8", headers=headers
         )
     data = await readers.run(lambda: arrow_stream(columns))
-    return Response(data, headers=attachment, media_type="application/vnd.apache.arrow.stream")
+    return Response(data, headers=headers, media_type="application/vnd.apache.arrow.stream")
+
+
+def _said(curves: Curves) -> dict[str, str]:
+    """Header of an answer that leaves checkpoints out, for those who do not look inside."""
+    chosen = curves.chosen
+    return {"Trajmon-Reduced": f"{chosen.total}->{len(chosen.positions)}"} if chosen.every > 1 else {}
+
+
+def _reduced(curves: Curves) -> dict[str, Any] | None:
+    chosen = curves.chosen
+    if chosen.every == 1:
+        return None
+    return {
+        "from": chosen.total,
+        "to": len(chosen.positions),
+        "every": chosen.every,
+        "path": _ranges(curves.path),
+    }
+
+
+def _ranges(numbers: NDArray[np.int64]) -> list[list[int]]:
+    """First and last, inclusive, of the ranges without gaps that make up ascending numbers.
+
+    >>> _ranges(np.array([0, 1, 2, 5, 7, 8]))
+    [[0, 2], [5, 5], [7, 8]]
+    """
+    breaks = np.flatnonzero(np.diff(numbers) != 1)
+    firsts, lasts = np.append(0, breaks + 1), np.append(breaks, len(numbers) - 1)
+    return np.stack([numbers[firsts], numbers[lasts]], axis=1).tolist() if len(numbers) else []
 
 
 def _json(head: Mapping[str, Any], columns: Mapping[str, NDArray[Any]]) -> Iterator[bytes]:

@@ -60,10 +60,18 @@ class Endpoint:
 
 
 def route_of(endpoint: Endpoint, backend: Backend) -> Route:
-    """The route that reads a request by the table and hands it on."""
+    """The route that reads a request by the table and hands it on; with a `version`, among those who ask the same."""
 
     async def serve(request: Request) -> Response:
         values = read_query(request.scope["query_string"], endpoint.parameters)
-        return await endpoint.answer(backend, Call(request, request.state.principal, values))
+        call = Call(request, request.state.principal, values)
+        version = values.get("version")
+        if version is None or request.method != "GET":
+            return await endpoint.answer(backend, call)
+        run = backend.readers.query.require(call.run, call.principal)
+        asked = sorted((name, value) for name, value in values.items() if name != "version")
+        return await backend.feeds.shared(
+            run, f"{endpoint.name} {asked!r}", version, lambda: endpoint.answer(backend, call)
+        )
 
     return Route(endpoint.path, serve, methods=["GET"], name=endpoint.name)

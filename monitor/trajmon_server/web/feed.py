@@ -1,29 +1,44 @@
 """Server-sent events: one feed for each run that somebody listens to, shared by all who do.
 
-An event is made once, however many listen, and at most one comes in a quarter of a second: pages that are open must not
-slow down a fast run. Events may therefore skip checkpoints; each tells the newest.
+An event is made once, however many listen, and at most one comes in a quarter of a second, fewer the more pages listen:
+each of them asks for maps and curves at every event, and pages that are open must not slow down a fast run. Events may
+therefore skip checkpoints; each tells the newest.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
+
+from starlette.responses import Response
 
 from trajmon_server.errors import Exhausted
 from trajmon_server.rpc.messages import advice_message
 from trajmon_server.runs.run import Run
 from trajmon_server.web.pieces import json_bytes
+from trajmon_server.web.shared import SharedAnswers
 from trajmon_server.web.values import PHASES, advice_json, hallmarks_json
 
-__all__ = ["HEARTBEAT_SECONDS", "MOST_LISTENERS", "Feeds"]
+__all__ = ["HEARTBEAT_SECONDS", "MOST_LISTENERS", "Feeds", "interval_seconds"]
 
 INTERVAL_SECONDS = 0.25
+INTERVAL_FOR_EACH_LISTENER_SECONDS = 0.03
+LONGEST_INTERVAL_SECONDS = 5.0
 HEARTBEAT_SECONDS = 15.0
 """A line that says nothing, so that proxies and dead connections are found out."""
 RETRY_MILLISECONDS = 2000
 MOST_LISTENERS = 256
+
+
+def interval_seconds(listeners: int) -> float:
+    """Between two events, where so many pages hear them.
+
+    >>> interval_seconds(0), interval_seconds(50), interval_seconds(256)
+    (0.25, 1.75, 5.0)
+    """
+    return min(INTERVAL_SECONDS + listeners * INTERVAL_FOR_EACH_LISTENER_SECONDS, LONGEST_INTERVAL_SECONDS)
 
 
 class Feeds:
@@ -33,6 +48,7 @@ class Feeds:
         self._feeds: dict[str, _Feed] = {}
         self._listeners = 0
         self._closed = False
+        self._answers = SharedAnswers()
 
     @contextlib.contextmanager
     def listener(self, run: Run) -> Iterator[AsyncIterator[bytes]]:
@@ -55,6 +71,17 @@ class Feeds:
             if not feed.listeners:
                 feed.end()
                 del self._feeds[run_id]
+                self._answers.forget(run_id)
+
+    async def shared(
+        self, run: Run, key: str, version: int, make: Callable[[], Awaitable[Response]]
+    ) -> Response:
+        """What `make` answers to the question `key`, once for all who ask it about the run's event `version`."""
+        run_id = run.description.run_id
+        feed = self._feeds.get(run_id)
+        if feed is None:
+            return await make()
+        return await self._answers.get(run_id, key, version, feed.version, make)
 
     def close(self) -> None:
         """End all feeds and take no more listeners: the server stops."""
@@ -67,7 +94,8 @@ class _Feed:
     def __init__(self, run: Run) -> None:
         self._run = run
         self.listeners = 0
-        self._version = 0
+        self.version = 0
+        """Of the last event; the first one has 1."""
         self._event = b""
         self._ended = False
         self._changed = asyncio.Event()
@@ -85,8 +113,8 @@ class _Feed:
         seen = 0
         while not (self._ended or closed()):
             changed = self._changed
-            if seen != self._version:
-                seen = self._version
+            if seen != self.version:
+                seen = self.version
                 yield self._event
                 continue
             try:
@@ -108,7 +136,7 @@ class _Feed:
             # Advice also changes when nothing comes for long.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(change.wait(), HEARTBEAT_SECONDS)
-            await asyncio.sleep(INTERVAL_SECONDS)
+            await asyncio.sleep(interval_seconds(self.listeners))
 
     def _look(self) -> None:
         analysis = self._run.shown
@@ -125,8 +153,8 @@ class _Feed:
 
     def _say(self, kind: str, number: int | None, data: dict[str, Any]) -> None:
         head = f"event: {kind}\n" + ("" if number is None else f"id: {number}\n")
-        self._event = head.encode() + b"data: " + json_bytes(data) + b"\n\n"
-        self._version += 1
+        self.version += 1
+        self._event = head.encode() + b"data: " + json_bytes({"version": self.version, **data}) + b"\n\n"
         self._changed.set()
         self._changed = asyncio.Event()
 

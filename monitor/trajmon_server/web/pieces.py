@@ -56,6 +56,16 @@ class Pieces(StreamingResponse):
             async with asyncio.timeout(self._seconds):
                 await super().__call__(scope, receive, send)
 
+    async def collected(self) -> bytes:
+        """All pieces as one, instead of sending them."""
+        with self._held:
+            async with asyncio.timeout(self._seconds):
+                return b"".join([_bytes(piece) async for piece in self.body_iterator])
+
+
+def _bytes(piece: str | bytes | memoryview) -> bytes:
+    return piece.encode() if isinstance(piece, str) else bytes(piece)
+
 
 async def in_threads(pieces: Iterator[bytes], run: Run) -> AsyncIterator[bytes]:
     """The pieces of an iterator, each made in a thread."""

@@ -188,6 +188,23 @@ HALLMARKS = _object(
     {
         "run": TEXT,
         "scope": TEXT,
+        "reduced": _or_null(
+            _object(
+                {
+                    "from": COUNT,
+                    "to": COUNT,
+                    "every": {
+                        "type": "integer",
+                        "minimum": 2,
+                        "description": "each so-many-th checkpoint is there",
+                    },
+                    "path": _list(
+                        _list(COUNT), "all checkpoints of the path: ranges, first and last inclusive"
+                    ),
+                },
+                "checkpoints are left out; what is there is exact",
+            )
+        ),
         "checkpoint": _CHECKPOINTS,
         "step": _STEPS,
         "mode": _MODES,

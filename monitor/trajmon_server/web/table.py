@@ -36,6 +36,9 @@ _SIZE = whole(
     most=LARGEST,
     default=LARGEST,
 )
+_VERSION = whole(
+    "version", "of an event of the run's stream: an answer that was begun after it will do, and is shared"
+)
 _KERNELS = ("linear", "rbf", "polynomial")
 
 
@@ -71,7 +74,7 @@ ENDPOINTS = (
         "getRun",
         "Everything about one run but its maps and curves",
         run_details,
-        (),
+        (_VERSION,),
         {"application/json": schemas.RUN},
     ),
     Endpoint(
@@ -79,7 +82,17 @@ ENDPOINTS = (
         "getHallmarks",
         "Every hallmark of a scope over the checkpoints",
         hallmarks,
-        (_SCOPE, choice("format", "form of the answer", ("json", "csv", "arrow"), default="json")),
+        (
+            _SCOPE,
+            whole(
+                "max_points",
+                "checkpoints at most: evenly spaced ones and the last; without it, all",
+                least=2,
+                most=1_000_000,
+            ),
+            choice("format", "form of the answer", ("json", "csv", "arrow"), default="json"),
+            _VERSION,
+        ),
         {"application/json": schemas.HALLMARKS, "text/csv": {}, "application/vnd.apache.arrow.stream": {}},
     ),
     Endpoint(
@@ -107,6 +120,7 @@ ENDPOINTS = (
                 ("fixed", "fitted"),
                 default="fixed",
             ),
+            _VERSION,
         ),
         {
             "application/json": schemas.MAP,
@@ -124,6 +138,7 @@ ENDPOINTS = (
         (
             whole("size", "checkpoints of the small maps at most", least=2, most=48, default=48),
             choice("format", "form of the answer", ("json", "f32"), default="json"),
+            _VERSION,
         ),
         {"application/json": schemas.LAYERS, "application/vnd.trajmon.f32": {}},
     ),
@@ -132,7 +147,7 @@ ENDPOINTS = (
         "getSpectrum",
         "Eigenvalues and effective ranks of a scope's map and Gram",
         spectrum,
-        (_SCOPE, _START, _STOP),
+        (_SCOPE, _START, _STOP, _VERSION),
         {"application/json": schemas.SPECTRUM},
     ),
     Endpoint(
@@ -146,6 +161,7 @@ ENDPOINTS = (
             _STOP,
             _SIZE,
             choice("format", "form of the answer", ("json", "f32"), default="json"),
+            _VERSION,
         ),
         {"application/json": schemas.NULL, "application/vnd.trajmon.f32": {}},
     ),

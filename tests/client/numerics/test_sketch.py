@@ -233,6 +233,37 @@ def test_sums_beyond_what_float64_holds_of_a_level() -> None:
         assert sketch.digits.T.tolist() == [sketch_by_hand.digits(expected)] * 2
 
 
+@pytest.mark.parametrize("bins", [2, 251, 16381])
+def test_sums_of_numbers_alike_beyond_one_accumulator(bins: int) -> None:
+    """All signs alike, so that sums grow as fast as they can: each accumulator is emptied in time."""
+    size, spec, value = 40_000 * 20, SketchSpec(bins=bins), float(np.float32(1 - 2.0**-24))
+    layout = layout_of(Layer("w", (size,), "float32"))
+    seed = spec.layer_seed("w")
+    words = np.array([sketch_by_hand.word(seed, number) for number in range(-(-size // 64))], np.uint64)
+    minus = ((words[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)).ravel()[:size]
+    data = packed(layout, [np.where(minus, -value, value)])
+    units = sketch_by_hand.units(value)
+    assert units is not None
+    expected = [sketch_by_hand.digits(len(range(column, size, bins)) * units) for column in range(bins)]
+    for threads in (1, 2):
+        sketch = sketch_digits(SketchPlan.of(layout, spec), data, threads=threads)
+        assert sketch.digits.T.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "scales", [(1.0, 1e6, 1e-6), (1e-9, 3.0, 8.0), (1e20, 1.0, 1e-20), (1e-38, 1e38, 1.0)]
+)
+@pytest.mark.parametrize("bins", [5, 1021])
+def test_stretches_of_one_layer_of_sizes_far_apart(scales: tuple[float, ...], bins: int) -> None:
+    """The accumulators' unit suits the first stretch; others are long enough for another to be chosen."""
+    random = np.random.default_rng(10)
+    stretches = [random.uniform(0.01, 1.0, 9_000) * scale for scale in (*scales, scales[0], scales[1])]
+    values = np.concatenate(stretches) * random.choice([-1.0, 1.0], 45_000)
+    layout = layout_of(Layer("w", (45_000,), "float32"))
+    data, spec = packed(layout, [values]), SketchSpec(bins=bins, seed=3)
+    assert_is_by_hand(sketch_digits(SketchPlan.of(layout, spec), data), layout, data, spec)
+
+
 def test_minus_zero_is_zero() -> None:
     layout = layout_of(Layer("w", (500,), "float32"))
     plan = SketchPlan.of(layout, SketchSpec(bins=251))

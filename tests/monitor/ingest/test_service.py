@@ -14,13 +14,16 @@ from trajmon_server.auth import LOCAL_TEAM, Principal
 from trajmon_server.config import Limits
 from trajmon_server.errors import Exhausted, OutOfOrder, Unavailable
 from trajmon_server.ingest.service import Ingest
+from trajmon_server.runs.ownership import Alone
 
 CALLER = Principal(LOCAL_TEAM, "write")
 
 
 def ingest_of(house: House, disk: Path | None = None, **limits: int) -> Ingest:
     taken = Limits(**{"min_free_disk_bytes": 0, **limits})
-    return Ingest(house.journal, house.registry, taken, house.executor, disk or house.folder, lambda *_: None)
+    return Ingest(
+        house.journal, house.registry, taken, house.executor, disk or house.folder, lambda *_: None, Alone()
+    )
 
 
 async def leave_at_once(call: asyncio.Task[object], turns: int) -> None:

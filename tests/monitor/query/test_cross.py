@@ -15,6 +15,7 @@ from trajmon_server.ingest.service import Ingest
 from trajmon_server.query import cross
 from trajmon_server.query.core import Query
 from trajmon_server.query.cross import CrossAnswer, CrossQuery
+from trajmon_server.runs.ownership import Alone
 from trajmon_server.runs.rows import Rows
 
 CALLER = Principal(LOCAL_TEAM, "write")
@@ -26,7 +27,9 @@ def ask(house: House, scope: str = "network") -> CrossAnswer:
 
     async def scenario() -> CrossAnswer:
         limits = Limits(min_free_disk_bytes=0)
-        ingest = Ingest(house.journal, house.registry, limits, house.executor, house.folder, lambda *_: None)
+        ingest = Ingest(
+            house.journal, house.registry, limits, house.executor, house.folder, lambda *_: None, Alone()
+        )
         for seed, (name, count) in enumerate((("x", 14), ("y", 9))):
             source = SketchedRun(name, seed=seed, num_checkpoints=count)
             run = await ingest.open_run(source.open_request(), CALLER)

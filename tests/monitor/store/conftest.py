@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from support.object_store import ObjectStoreProcess
 from trajmon_protos.record import PRODUCTS, Row, encode
 from trajmon_protos.sketch import SketchSpec
 from trajmon_protos.sketch_record import SketchRow, spec_message
@@ -115,3 +116,13 @@ def filled_journal(tmp_path: Path, make_row: RowMaker) -> Callable[..., Journal]
         return journal
 
     return build
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreProcess]:
+    """An S3 server. Each test takes a prefix of its own."""
+    store = ObjectStoreProcess(tmp_path_factory.mktemp("object-store"))
+    try:
+        yield store.start()
+    finally:
+        store.kill()

@@ -7,8 +7,11 @@ export class Problem extends Error {
     super(violations.length ? violations.map(({ field, text }) => `${field}: ${text}`).join("; ") : detail);
     this.status = status;
     this.reason = reason;
+    this.fields = violations.map(({ field }) => field);
   }
 }
+
+const CROSS = "/api/v1/cross";
 
 /** Path of a run in the API. */
 export const runPath = (run) => `/api/v1/runs/${encodeURIComponent(run)}`;
@@ -53,11 +56,25 @@ export const getJson = async (path, query = {}, signal = undefined) => (await as
 /** Runs, newest first: {runs, next_cursor}. */
 export const getRuns = (query, signal) => getJson("/api/v1/runs", query, signal);
 
-/** Everything about one run but its maps and curves. */
-export const getRun = (run, signal) => getJson(runPath(run), {}, signal);
+/**
+ * Everything about one run but its maps and curves. `version`, here and below: of the event that is the reason to ask; the
+ * server then makes one answer for all pages that heard it.
+ */
+export const getRun = (run, { version = null } = {}, signal = undefined) => getJson(runPath(run), { version }, signal);
 
-/** Hallmarks of a scope over the checkpoints: arrays, null where undefined. */
-export const getHallmarks = (run, scope, signal) => getJson(`${runPath(run)}/hallmarks`, { scope }, signal);
+/** Checkpoints of the longest curve that is asked for. */
+export const CURVE_POINTS = 1024;
+
+/**
+ * Hallmarks of a scope over the checkpoints, or over evenly spaced ones of a long run: arrays, null where undefined.
+ * `path`: all checkpoints.
+ */
+export async function getHallmarks(run, { scope, version = null }, signal) {
+  const told = await getJson(`${runPath(run)}/hallmarks`, { scope, max_points: CURVE_POINTS, version }, signal);
+  return { ...told, path: told.reduced === null ? told.checkpoint : told.reduced.path.flatMap(range) };
+}
+
+const range = ([first, last]) => Array.from({ length: last - first + 1 }, (_, at) => first + at);
 
 /** Query of a map, as addresses of pictures and data need it too. */
 export const mapQuery = ({ scope, tau = null, kernel = "linear", superseded = false, size = null }) => ({
@@ -70,18 +87,28 @@ export const mapQuery = ({ scope, tau = null, kernel = "linear", superseded = fa
 
 /** A map: {n, values, error, ...head}; `values` and `error` are [n x n] float32, `error` null where all is exact. */
 export const getMap = async (run, query, signal) =>
-  blocks(await ask(`${runPath(run)}/map`, { ...mapQuery(query), format: "f32" }, signal));
+  blocks(
+    await ask(`${runPath(run)}/map`, { ...mapQuery(query), format: "f32", version: query.version ?? null }, signal),
+  );
 
 /** The map of a random walk with the run's learning rates, in the same form. */
-export const getNull = async (run, scope, signal) =>
-  blocks(await ask(`${runPath(run)}/null`, { scope, format: "f32" }, signal));
+export const getNull = async (run, { scope, version = null }, signal) =>
+  blocks(await ask(`${runPath(run)}/null`, { scope, format: "f32", version }, signal));
 
 /** Eigenvalues of map and Gram. */
-export const getSpectrum = (run, scope, signal) => getJson(`${runPath(run)}/spectrum`, { scope }, signal);
+export const getSpectrum = (run, { scope, version = null }, signal) =>
+  getJson(`${runPath(run)}/spectrum`, { scope, version }, signal);
+
+/** Address of the map across two runs, as data. */
+export const crossAddress = (query) => address(CROSS, query);
+
+/** Cosines and distances between the checkpoints of two runs. */
+export const getCross = (query, signal) => getJson(CROSS, query, signal);
 
 /** All layers: {n, layers, maps, ...head}; `maps` holds one [n x n] float32 array for each layer. */
-export async function getLayers(run, size, signal) {
-  const { head, numbers } = await binary(await ask(`${runPath(run)}/layers`, { size, format: "f32" }, signal));
+export async function getLayers(run, { size, version = null }, signal) {
+  const answer = await ask(`${runPath(run)}/layers`, { size, format: "f32", version }, signal);
+  const { head, numbers } = await binary(answer);
   const n = head.shape[1];
   return { ...head, n, maps: head.layers.map((_, index) => numbers.subarray(index * n * n, (index + 1) * n * n)) };
 }

@@ -46,36 +46,59 @@ async function load() {
   const scope = address.get("scope") || "network";
   const tau = address.get("about") === "" ? null : address.get("about");
   const problems = [];
-  const found = await Promise.all(
-    names.map(async (name) => {
-      try {
-        const [map, told, run] = await Promise.all([
-          getMap(name, { scope, tau }, signal),
-          getHallmarks(name, scope, signal),
-          getRun(name, signal),
-        ]);
-        return { name, map, told, run };
-      } catch (error) {
-        if (error.name !== "AbortError" && error.status !== 0) problems.push(`${name}: ${error.message}`);
-        return error.status === 0 ? (shown.find((one) => one.name === name) ?? null) : null;
-      }
-    }),
+  const forEach = async (entries, ask) => {
+    const found = await Promise.all(
+      entries.map(async (one) => {
+        try {
+          return await ask(one);
+        } catch (error) {
+          if (error.name !== "AbortError" && error.status !== 0) problems.push(`${one.name}: ${error.message}`);
+          if (one.run) return one;  // its map is there: only its curves are missing
+          return error.status === 0 ? (shown.find(({ name }) => name === one.name) ?? null) : null;
+        }
+      }),
+    );
+    if (!signal.aborted) say($("problem"), problems.join(" · "));
+    return found.filter((one) => one !== null).map((one, at) => ({ ...one, slot: at + 1 }));
+  };
+  const withMaps = await forEach(
+    names.map((name) => ({ name })),
+    async ({ name }) => {
+      const [drawn, run] = await Promise.all([mapOf(name, { scope, tau }, signal), getRun(name, {}, signal)]);
+      return { name, run, ...drawn, told: null };
+    },
   );
   if (signal.aborted) return;
-  say($("problem"), problems.join(" · "));
-  shown = found.filter((one) => one !== null).map((one, at) => ({ ...one, slot: at + 1 }));
+  shown = withMaps;
   showScopes();
   await show();
-  const two = names.length === 2 ? shown.map(({ run }) => run) : [];
+  // Maps first: of long runs, curves take the server longer, and the page too.
+  const withCurves = await forEach(shown, async (one) => ({
+    ...one,
+    told: await getHallmarks(one.name, { scope }, signal),
+  }));
+  if (signal.aborted) return;
+  shown = withCurves;
+  showTau();
+  await showCurves();
+  const two = names.length === 2 && shown.length === 2 ? shown.map(({ run }) => run) : [];
   await cross.load(two, { scope, about: address.get("about"), scale: address.get("scale") }, signal);
+}
+
+/** A run's map, or why it has none about this checkpoint: the others still have theirs. */
+async function mapOf(name, query, signal) {
+  try {
+    return { map: await getMap(name, query, signal), why: "" };
+  } catch (error) {
+    if (!error.fields?.includes("relative_to")) throw error;
+    return { map: null, why: error.message.replace(/^relative_to: /, "") };
+  }
 }
 
 async function show() {
   const scope = address.get("scope") || "network";
-  const scale = chooseScale(
-    shown.map(({ map }) => map),
-    address.get("scale"),
-  );
+  const maps = shown.filter(({ map }) => map !== null).map(({ map }) => map);
+  const scale = chooseScale(maps, address.get("scale"));
   for (const [name, card] of cards) {
     if (!shown.some((one) => one.name === name)) {
       card.plot.clear();
@@ -83,11 +106,17 @@ async function show() {
       cards.delete(name);
     }
   }
-  for (const { name, map, run, slot } of shown) {
+  for (const { name, map, why, run, slot } of shown) {
     const card = cards.get(name) ?? newCard(name);
     $("maps").append(card.figure);
-    card.omega.textContent = omegaWords(map);
     card.title.className = `key line-${slot}`;
+    say(card.why, why);
+    card.div.hidden = card.save.hidden = card.readout.hidden = map === null;
+    card.omega.textContent = map === null ? "" : omegaWords(map);
+    if (map === null) {
+      card.plot.clear();
+      continue;
+    }
     await card.plot.show(map, { scale, phases: run.phases, findings: run.findings, bar: false, name });
     saveMenu(card.save, [
       ["PNG", () => plotFile(card.div, "png", name, scope)],
@@ -96,15 +125,14 @@ async function show() {
     ]);
   }
   $("maps").ariaBusy = "false";
-  $("bar").hidden = !shown.length;
-  if (shown.length)
+  $("bar").hidden = !maps.length;
+  if (maps.length)
     showBar(
       $("bar"),
       scale,
-      `${entryName(shown[0].map)} · ${scopeWords(scope)}`,
-      shown.some(({ map }) => map.values.some(Number.isNaN)),
+      `${entryName(maps[0])} · ${scopeWords(scope)}`,
+      maps.some(({ values }) => values.some(Number.isNaN)),
     );
-  await showCurves();
 }
 
 function newCard(name) {
@@ -118,20 +146,23 @@ function newCard(name) {
     "aria-label": `Trajectory map of ${name}; arrow keys move the cursor`,
   });
   const readout = el("p", { className: "readout", "aria-live": "polite" }, "\u00a0");
+  const why = el("p", { className: "problem", role: "status", hidden: true });
   const figure = el(
     "figure",
     { className: "panel", "data-run": name },
     el("figcaption", {}, el("h2", {}, title), omega, el("span", { className: "spacer" }), save),
+    why,
     div,
     readout,
   );
-  const card = { figure, title, omega, save, div, plot: new MapPlot(div, readout) };
+  const card = { figure, title, omega, save, why, readout, div, plot: new MapPlot(div, readout) };
   cards.set(name, card);
   return card;
 }
 
 async function showCurves() {
-  const metrics = [...new Set(shown.flatMap(({ told }) => Object.keys(told.metrics)))].sort().slice(0, 4);
+  const ready = shown.filter(({ told }) => told !== null);
+  const metrics = [...new Set(ready.flatMap(({ told }) => Object.keys(told.metrics)))].sort().slice(0, 4);
   if (curvesOf !== metrics.join("\n") || curves === null) {
     curves?.clear();
     curves = new Curves($("curves"), [
@@ -140,15 +171,15 @@ async function showCurves() {
     ]);
     curvesOf = metrics.join("\n");
   }
-  $("curves").hidden = !shown.length;
+  $("curves").hidden = !ready.length;
   const scope = address.get("scope") || "network";
-  const series = shown.map(({ name, told, slot }) => {
+  const series = ready.map(({ name, told, slot }) => {
     const named = Object.fromEntries(
       Object.entries(told.metrics).map(([metric, values]) => [`metric:${metric}`, values]),
     );
     return { name, slot, told: { ...told, hallmarks: { ...told.hallmarks, ...named } } };
   });
-  const data = shown.map(({ name }) => [
+  const data = ready.map(({ name }) => [
     `Data of ${name} (CSV)`,
     link(`${runPath(name)}/hallmarks`, { scope, format: "csv" }),
   ]);
@@ -207,7 +238,7 @@ const add = () => {
 $("add").addEventListener("input", suggest);
 $("add").addEventListener("focus", suggest);
 $("add").addEventListener("change", add);
-for (const id of ["scope", "about", "scale", "axis"]) {
+for (const id of ["scope", "scale", "axis"]) {
   $(id).addEventListener("change", () => {
     address.set({ [id]: $(id).value }, { push: true });
     if (id === "scale") show().then(() => cross.draw(address.get("scale")));
@@ -215,8 +246,41 @@ for (const id of ["scope", "about", "scale", "axis"]) {
     else load();
   });
 }
+
+// About the origin, the initialization, or one checkpoint that has the same number in all runs.
+const isChosen = () => !["", "0"].includes(address.get("about"));
+const lastOf = ({ told, map }) => told?.path.at(-1) ?? map?.checkpoint.at(-1) ?? 0;
+/** `all`: also the field that somebody may be typing in. */
+function showTau(all = false) {
+  const last = Math.max(0, ...shown.map(lastOf));
+  $("tau-chosen").hidden = !isChosen();
+  $("about").value = isChosen() ? "tau" : address.get("about");
+  for (const id of ["tau", "tau-number"]) {
+    $(id).max = last;
+    if (isChosen() && (all || $(id) !== document.activeElement)) $(id).value = address.get("about");
+  }
+}
+const slid = later(() => load(), 120);
+const chooseTau = (number, push) => {
+  address.set({ about: number }, { push });
+  showTau();
+  slid();
+};
+$("about").addEventListener("change", () => {
+  // Halfway through the longest run: from there on both what came before and what follows is seen.
+  const halfway = Math.max(1, Math.floor(Math.max(0, ...shown.map(lastOf)) / 2));
+  address.set({ about: $("about").value === "tau" ? halfway : $("about").value }, { push: true });
+  showTau();
+  load();
+});
+$("tau").addEventListener("input", () => chooseTau($("tau").value, false));
+$("tau-number").addEventListener("change", () => {
+  if ($("tau-number").value !== "" && $("tau-number").checkValidity()) chooseTau($("tau-number").value, true);
+  else $("tau-number").reportValidity();
+});
 const restore = () => {
-  for (const id of ["scope", "about", "scale", "axis"]) $(id).value = address.get(id);
+  for (const id of ["scope", "scale", "axis"]) $(id).value = address.get(id);
+  showTau(true);
 };
 keys([["a", "add a run", () => $("add").focus()]]);
 address.onMove(() => {

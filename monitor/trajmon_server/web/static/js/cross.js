@@ -1,12 +1,11 @@
 // The panel of two runs across each other: cosines and distances between the checkpoints of one and those of the other.
 import { el, fill, say } from "./dom.js";
-import { address as link, getJson } from "./api.js";
+import { crossAddress, getCross } from "./api.js";
 import { CrossMapPlot, crossScale, measured } from "./cross_map.js";
 import { clear, draw, layout, lineColors } from "./plots.js";
 import { plotFile, saveMenu } from "./save.js";
 import { scopeWords } from "./words.js";
 
-const PATH = "/api/v1/cross";
 const MOST_CHECKPOINTS = 128;
 const CONFIDENCE_95 = 1.96;
 const CURVE_HEIGHT = "280px";
@@ -103,7 +102,7 @@ export class CrossPanel {
     const query = { run: runs[0].name, other: runs[1].name, scope, from_initialization: String(initialization) };
     this.#root.ariaBusy = "true";
     try {
-      const told = await getJson(PATH, { ...query, size: MOST_CHECKPOINTS }, signal);
+      const told = await getCross({ ...query, size: MOST_CHECKPOINTS }, signal);
       if (signal.aborted) return;
       if (!told.checkpoint.length || !told.other_checkpoint.length)
         return this.#none("no checkpoint of one of the two runs has a sketch yet");
@@ -132,7 +131,7 @@ export class CrossPanel {
     const chosen = Math.max(told.checkpoint.length, told.other_checkpoint.length) >= MOST_CHECKPOINTS;
     say(this.#notes, chosen ? `At most ${MOST_CHECKPOINTS} checkpoints of each run, evenly chosen.` : "");
     const name = [told.run, told.other, told.scope];
-    const data = ["Data (JSON)", link(PATH, told.query)];
+    const data = ["Data (JSON)", crossAddress(told.query)];
     const entries = (div, kind) => [
       ["PNG", () => plotFile(div, "png", ...name, kind)],
       ["SVG", () => plotFile(div, "svg", ...name, kind)],

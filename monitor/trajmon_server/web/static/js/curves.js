@@ -1,5 +1,5 @@
 // Curves of hallmarks over checkpoints, steps or time, with the learning rate and a metric faint behind them.
-import { el, fill } from "./dom.js";
+import { el, fill, say } from "./dom.js";
 import { SWITCH_COLOR } from "./colors.js";
 import { rateChanges } from "./map.js";
 import { clear, draw, layout, lineColors, style } from "./plots.js";
@@ -33,16 +33,35 @@ export const AXES = {
   },
   share: {
     title: "share of the run",
-    values: (told) =>
-      told.checkpoint.map((_, at) => (told.checkpoint.length > 1 ? at / (told.checkpoint.length - 1) : 0)),
+    values: (told) => {
+      const last = told.path.length - 1;
+      const every = told.reduced?.every ?? 1;
+      return told.checkpoint.map((_, at) => (last > 0 ? Math.min(at * every, last) / last : 0));
+    },
   },
 };
+
+/** What is left out of the curves, in words; empty where nothing is. */
+export function reducedWords(series) {
+  const reduced = series.filter(({ told }) => told.reduced);
+  const words = reduced.map(({ name, told: { reduced: how } }) => {
+    const which = `every ${ordinal(how.every)} of ${how.from} checkpoints is shown`;
+    return series.length > 1 ? `${name}: ${which}` : which[0].toUpperCase() + which.slice(1);
+  });
+  return words.length ? `${words.join("; ")}, and the last. Saved data has all of them.` : "";
+}
+
+function ordinal(number) {
+  const ending = /1[123]$/.test(number) ? "th" : ({ 1: "st", 2: "nd", 3: "rd" }[number % 10] ?? "th");
+  return `${number}${ending}`;
+}
 
 const CONFIDENCE_95 = 1.96;
 
 /** A grid of panels in an element; each can be saved. */
 export class Curves {
   #panels = new Map();
+  #notes = el("p", { className: "notes curves-notes", role: "status", hidden: true });
 
   constructor(parent, panels = PANELS) {
     const made = panels.map(([id, title, names, scale]) => {
@@ -59,7 +78,7 @@ export class Curves {
       this.#panels.set(id, { names, plot, empty, save, legend, scale });
       return panel;
     });
-    fill(parent, made);
+    fill(parent, this.#notes, made);
   }
 
   /**
@@ -67,6 +86,7 @@ export class Curves {
    * hallmark of each panel. `data`: where a series' data can be had, for the menus.
    */
   async show(series, { axis, behind = null, phases = [], findings = [], data = [] }) {
+    say(this.#notes, reducedWords(series));
     for (const [id, panel] of this.#panels) {
       const lines = this.#lines(panel.names, series, axis);
       const some = lines.some(({ y }) => y.some((value) => value !== null));
@@ -207,12 +227,12 @@ function behindLines({ rate, metric, told }, x) {
 
 function marks(told, axis, phases, findings) {
   const x = AXES[axis].values(told);
-  const place = new Map(told.checkpoint.map((number, at) => [number, x[at]]));
+  // Checkpoints may be left out: a mark stands at its own, or in the middle of the two beside it.
+  const middle = (at) => (at > 0 && x[at] !== null && x[at - 1] !== null ? (x[at - 1] + x[at]) / 2 : undefined);
+  const reached = (number) => told.checkpoint.findIndex((one) => one >= number);
+  const place = (number) => (told.checkpoint[reached(number)] === number ? x[reached(number)] : middle(reached(number)));
   // A phase begins between two checkpoints, as on the map.
-  const between = (number) => {
-    const at = told.checkpoint.indexOf(number);
-    return at > 0 && x[at] !== null && x[at - 1] !== null ? (x[at - 1] + x[at]) / 2 : undefined;
-  };
+  const between = (number) => middle(reached(number));
   const line = (at, color, dash) => ({
     type: "line",
     x0: at,
@@ -225,7 +245,7 @@ function marks(told, axis, phases, findings) {
     layer: "below",
   });
   const shapes = rateChanges(phases).map(({ start }) => line(between(start), style("--phase"), "dot"));
-  shapes.push(...findings.map(({ checkpoint }) => line(place.get(checkpoint), style("--warning"), "dash")));
+  shapes.push(...findings.map(({ checkpoint }) => line(place(checkpoint), style("--warning"), "dash")));
   for (let at = 1; at < x.length; at++)
     if (told.mode[at] !== told.mode[at - 1]) shapes.push(line(between(told.checkpoint[at]), SWITCH_COLOR, "solid"));
   return shapes.filter(({ x0 }) => x0 !== undefined && x0 !== null);

@@ -30,9 +30,9 @@ let run = null;
 let tiles = [];
 let groupsAt = -Infinity;
 
-async function load() {
+async function load(version = null) {
   try {
-    [told, run] = await Promise.all([getLayers(name, SMALL), getRun(name)]);
+    [told, run] = await Promise.all([getLayers(name, { size: SMALL, version }), getRun(name, { version })]);
     say($("problem"), "");
   } catch (error) {
     if (error.status !== 0) say($("problem"), error.message);
@@ -50,7 +50,7 @@ async function load() {
   );
   show();
   saveMenus();
-  if (performance.now() - groupsAt > GROUPS_EVERY_MS) await showGroups();
+  if (performance.now() - groupsAt > GROUPS_EVERY_MS) await showGroups(version);
 }
 
 function show() {
@@ -187,7 +187,7 @@ async function enlarge(layer) {
   $("large").ariaBusy = "false";
 }
 
-async function showGroups() {
+async function showGroups(version) {
   groupsAt = performance.now();
   const groups = run.groups.slice(0, MOST_GROUPS);
   const found = [];
@@ -197,6 +197,7 @@ async function showGroups() {
       const map = await getMap(name, {
         scope: group.name === "network" ? "network" : `group:${group.name}`,
         size: GROUP_SIZE,
+        version,
       }).catch(() => null);
       if (map === null) continue;
       const row = settledRow(map.values, map.n);
@@ -291,11 +292,11 @@ await load();
 openLayer();
 document.body.dataset.ready = "true";
 let seen = "";
-follow(name, async ({ checkpoint, checkpoints }) => {
+follow(name, async ({ checkpoint, checkpoints, version }) => {
   const state = `${checkpoint}/${checkpoints}`;
   if (state !== seen) {
     seen = state;
-    await load();
+    await load(version);
   }
 });
-onReturn(load);
+onReturn(() => load());

@@ -31,14 +31,14 @@ class Panel {
   }
 
   /** Show it for a scope; a closed one only notes the scope. */
-  async load(scope, about) {
+  async load(scope, about, version = null) {
     this.scope = scope;
     this.about = about;
     this.loaded = this.details.open;
     if (!this.details.open) return;
     this.details.ariaBusy = "true";
     try {
-      await this.show(scope);
+      await this.show(scope, version);
       say($(`${this.id}-why`), this.why);
     } catch (error) {
       if (error.status !== 0) say($(`${this.id}-why`), error.message);
@@ -55,8 +55,11 @@ export class NullPanel extends Panel {
     this.walk = new MapPlot($("null-walk"));
   }
 
-  async show(scope) {
-    const [own, walk] = await Promise.all([getMap(this.run, { scope, tau: 0 }), getNull(this.run, scope)]);
+  async show(scope, version) {
+    const [own, walk] = await Promise.all([
+      getMap(this.run, { scope, tau: 0, version }),
+      getNull(this.run, { scope, version }),
+    ]);
     const scale = chooseScale([own, walk], "fixed");
     $("null-own-title").textContent = `this run · ${omegaWords(own)}`;
     $("null-walk-title").textContent = `random walk · ${omegaWords(walk)}`;
@@ -83,8 +86,8 @@ export class SpectrumPanel extends Panel {
     super("spectrum", run);
   }
 
-  async show(scope) {
-    const told = await getSpectrum(this.run, scope);
+  async show(scope, version) {
+    const told = await getSpectrum(this.run, { scope, version });
     const colors = lineColors();
     const shares = (values) => {
       const sum = values.reduce((a, b) => a + b, 0);

@@ -64,8 +64,8 @@ async function once(kind, ask) {
   }
 }
 
-async function loadRun() {
-  const found = await once("run", (signal) => getRun(name, signal));
+async function loadRun(version = null) {
+  const found = await once("run", (signal) => getRun(name, { version }, signal));
   if (found === null) return;
   run = found;
   showFacts(run);
@@ -76,18 +76,19 @@ async function loadRun() {
   showControls();
 }
 
-async function loadCurves() {
-  const found = await once("curves", (signal) => getHallmarks(name, address.get("scope"), signal));
+async function loadCurves(version = null) {
+  const scope = address.get("scope");
+  const found = await once("curves", (signal) => getHallmarks(name, { scope, version }, signal));
   if (found === null) return;
   told = found;
-  numbers = told.checkpoint;
+  numbers = told.path;
   showTau();
   showBehind();
   await showCurves();
 }
 
-async function loadMap() {
-  const query = wanted();
+async function loadMap(version = null) {
+  const query = { ...wanted(), version };
   $("map-panel").ariaBusy = "true";
   const found = await once("map", (signal) => getMap(name, query, signal));
   if (found === null) return;
@@ -244,10 +245,16 @@ changed("axis", () => showCurves());
 changed("behind", () => showCurves());
 for (const panel of panels) panel.onToggle(address);
 
-const loadPanels = () => panels.forEach((panel) => panel.load(address.get("scope"), run));
-async function loadAll() {
-  await Promise.all([loadMap(), loadCurves()]);
-  loadPanels();
+const loadPanels = (version) => panels.forEach((panel) => panel.load(address.get("scope"), run, version));
+let turn = 0;
+/** The map first: of a long run, curves take the server longer, and the page too. */
+async function loadAll(version = null) {
+  const mine = ++turn;
+  asking.curves?.abort();
+  for (const load of [loadMap, loadCurves, loadPanels]) {
+    if (mine !== turn) return;
+    await load(version);
+  }
 }
 
 const slide = (by) => {
@@ -275,8 +282,8 @@ const refresh = async (event) => {
   const state = JSON.stringify([event.checkpoint, event.checkpoints, event.superseded]);
   const same = state === seen;
   seen = state;
-  await loadRun();
-  if (!same) await loadAll();
+  await loadRun(event.version);
+  if (!same) await loadAll(event.version);
 };
 follow(name, refresh);
 onReturn(async () => {
