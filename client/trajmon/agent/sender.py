@@ -103,7 +103,8 @@ class Sender(threading.Thread):
         if self._progress.seen.training_over != (self._over_since is not None):
             self._over_since = time.monotonic() if self._over_since is None else None
             self._next_report = 0.0
-        note = RecorderNote.read(self._run_dir) or RecorderNote(attempt=1)
+        known = RecorderNote.read(self._run_dir)
+        note = known or RecorderNote(attempt=1)
         if self._progress.refused:
             if note.attempt == self._refused_attempt:
                 self._progress.wait(self._settings.report_seconds)
@@ -111,7 +112,7 @@ class Sender(threading.Thread):
             # A training that resumes may have mended what was refused.
             self._progress.refuse(False)
             self._opened = None
-        connection = self._connect(note)
+        connection = self._connect(known)
         if connection is None:
             return
         if self._opened is None or self._opened.attempt < note.attempt:
@@ -133,9 +134,14 @@ class Sender(threading.Thread):
         else:
             self._progress.wait(max(0.0, self._next_report - time.monotonic()))
 
-    def _connect(self, note: RecorderNote) -> Connection | None:
+    def _connect(self, note: RecorderNote | None) -> Connection | None:
         if self._connection is not None:
             return self._connection
+        if note is None:
+            # It may name a server far away: rows are not handed to another one meanwhile.
+            what = f"{self._run_dir.recorder_file.name} cannot be read: it says which server the training asked for"
+            self._failed(Failure("again", what))
+            return None
         address = note.server or os.environ.get("TRAJMON_SERVER") or ensure_local_server(self._run_dir.home)
         if address is None:
             self._failed(

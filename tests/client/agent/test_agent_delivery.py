@@ -78,6 +78,25 @@ def test_an_agent_killed_at_random_moments_delivers_every_row_once(home: Path, s
     assert names(recorded.run_dir.spool) == []
 
 
+def test_no_other_server_is_looked_for_while_nobody_can_tell_which_was_asked_for(
+    home: Path, server: IngestServer
+) -> None:
+    recorded = record_run(home, server.address, checkpoints=3)
+    note = recorded.run_dir.recorder_file
+    told = note.read_bytes()
+    note.write_bytes(b"{")
+    with start_agent(recorded.run_dir) as agent:
+        wait_until(
+            lambda: "cannot be read" in str(agent_note(recorded.run_dir).get("problem")),
+            "the problem to be reported",
+        )
+        assert not (home / "server.json").exists()
+        wait_until(lambda: len(names(recorded.run_dir.spool)) == 3, "rows in the spool")
+        note.write_bytes(told)
+        assert agent.wait(timeout=60) == 0
+    assert_rows_equal(server.run("run"), recorded)
+
+
 def test_a_server_that_comes_late_gets_everything(home: Path, server: IngestServer) -> None:
     server.stop()
     recorded = record_run(home, server.address, checkpoints=4)
