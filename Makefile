@@ -58,6 +58,10 @@ imports: $(READY)
 bench: $(READY)  ## every figure beside its limit; fails if one is missed
 	$(BIN)/python -m benchmarks
 
+.PHONY: switch-data
+switch-data: $(READY)  ## make the runs of the switch benchmark that are missing; goes on where it was stopped: about half an hour
+	$(BIN)/python -m benchmarks.switch.generate
+
 faults: $(READY) promtool deploy-tools  ## kill, freeze and fill the disk of real processes, many times: long
 	$(BIN)/python -m pytest --quiet --override-ini "norecursedirs=.* v1" --override-ini faulthandler_timeout=0 --timeout 3600 tests/faults
 

@@ -46,6 +46,7 @@ from trajmon_server.runs.worker import Worker
 from trajmon_server.signals.remaining_displacement import RemainingDisplacementPolicy
 from trajmon_server.store.base import Journal
 from trajmon_server.store.errors import StoreError
+from trajmon_server.store.header_cache import HeaderCache
 from trajmon_server.store.journal import LocalJournal
 from trajmon_server.store.leases import Leases
 from trajmon_server.store.names import Names
@@ -192,10 +193,12 @@ async def serving(settings: Settings) -> AsyncIterator[Serving]:
             worker.catch_up(sorted(runs, key=lambda run: -run.last_row_unix_seconds), settings.worker_threads)
 
         ownership: Ownership = Alone()
-        if storage.objects is None:
+        if storage.objects is None or storage.signs is None:
             await _recover(registry, workers)
         else:
-            ownership = replica = _replica(settings, storage.objects, journal, registry, writers, catch_up)
+            ownership = replica = _replica(
+                settings, storage.objects, storage.signs, journal, registry, writers, catch_up
+            )
             await _joined(replica)
             readiness.further = replica.problem
             # Last of all that follows: nothing is acknowledged any more, so others may take the runs at once.
@@ -291,6 +294,8 @@ class _Storage:
     journal: RecordJournal
     objects: Objects | None
     """What several servers share; None where the journal is this server's alone."""
+    signs: Objects | None = None
+    """The same for signs of life: a request that hangs is given up before the leases end."""
 
 
 def _open_storage(settings: Settings) -> _Storage:
@@ -303,7 +308,10 @@ def _open_storage(settings: Settings) -> _Storage:
 
     try:
         objects = open_objects(settings.journal_url, settings.object_store)
-        return _Storage(ObjectJournal(objects), objects)
+        # A renewal that hangs leaves time for another one, which a slow store may need as well.
+        patience = 0.4 * settings.lease_seconds
+        signs = open_objects(settings.journal_url, settings.object_store, patience, patience)
+        return _Storage(ObjectJournal(objects, HeaderCache(settings.data_dir / "headers")), objects, signs)
     except (ValueError, StoreError) as error:
         raise ConfigError(f"journal_url: {error}") from error
 
@@ -311,13 +319,14 @@ def _open_storage(settings: Settings) -> _Storage:
 def _replica(
     settings: Settings,
     objects: Objects,
+    signs: Objects,
     journal: Journal,
     registry: Registry,
     executor: Executor,
     catch_up: Callable[[Iterable[Run]], None],
 ) -> Replica:
     return Replica(
-        Leases(objects, settings.replica_id, settings.lease_seconds),
+        Leases(signs, settings.replica_id, settings.lease_seconds),
         Names(objects),
         journal,
         registry,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +13,7 @@ import click
 from trajmon_server.config import load_settings, parse_address
 from trajmon_server.errors import ConfigError
 from trajmon_server.health import why_not_ready
+from trajmon_server.replay_command import replay_command
 
 __all__ = ["main"]
 
@@ -79,24 +79,7 @@ def health_command(http: str | None, config: Path | None, timeout: float) -> Non
     click.echo("ready")
 
 
-@main.command("replay")
-@click.argument("gram", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def replay_command(gram: Path, as_json: bool) -> None:
-    """Say what the policy would have advised at each checkpoint of GRAM.npz."""
-    from trajmon_server.replay import ReplayError, replay
-
-    try:
-        for entry in replay(gram):
-            click.echo(json.dumps(entry, allow_nan=False) if as_json else _line(entry))
-    except ReplayError as error:
-        _fail(str(error))
-
-
-def _line(entry: dict[str, Any]) -> str:
-    mds = entry["hallmarks"].get("mds")
-    shown = "undefined" if mds is None else f"{mds:.4f}"
-    return f"{entry['index']:>5}  {entry['advice']:<9}  MDS {shown:<9}  {entry['reason']}"
+main.add_command(replay_command)
 
 
 def _fail(text: str) -> NoReturn:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,71 +11,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajmon_server.hallmarks import GramRow, Trajectory, stream
-from trajmon_server.signals import Observation, RemainingDisplacementPolicy
+from trajmon_server.hallmarks.resolution import above_resolution, cancellation
+from trajmon_server.recording import Recording, ReplayError, load
+from trajmon_server.signals.base import LAGS, Advice, Ahead, GroupObservation, Observation, Policy
+from trajmon_server.signals.outcomes import Score, score
+from trajmon_server.signals.policies import make_policy
 
-__all__ = ["ReplayError", "replay"]
-
-# All that numpy, zipfile and zlib raise on bytes that are not what they seem.
-_UNREADABLE = (
-    EOFError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+__all__ = ["ReplayError", "advices", "first_switch", "observations", "replay", "replay_recording", "scores"]
 
 
-class ReplayError(Exception):
-    """The file is not a recorded trajectory; the message says what is wrong and what is expected."""
-
-
-def replay(path: Path) -> Iterator[dict[str, Any]]:
+def replay(path: Path, policy: Policy[Any] | None = None) -> Iterator[dict[str, Any]]:
     """One JSON-able object per checkpoint of a GRAM.npz, in order; numbers that are undefined are None.
 
     Keys: ``index``, ``advice``, ``hallmarks``, ``evidence``, ``reason``, ``policy``. Reads ``gram`` (L, T,
-    T), ``names`` (L), and if they are there ``lr`` (T−1; entry t led to checkpoint t+1) and ``metric`` (T).
-    The layers are summed to the network; update products come out of the Gram, undefined where it does not
-    resolve them. The file is read and checked before the first object. O(T²) besides the sum over layers.
-    Raises :class:`ReplayError`.
+    T), ``names`` (L), and what else is there of a recording (docs/formats.md). The layers are summed to the network;
+    update products come out of the Gram, undefined where it does not resolve them. The file is read and checked before
+    the first object. O(T²) besides the sum over layers. `policy`: the server's by default. Raises :class:`ReplayError`.
     """
-    gram, learning_rates = _load(path)
-    return _replay(gram, learning_rates)
+    return replay_recording(load(path), policy)
 
 
-def _replay(gram: NDArray[np.float64], rates: NDArray[np.float64] | None) -> Iterator[dict[str, Any]]:
-    trajectory = Trajectory.from_gram(gram)
-    policy = RemainingDisplacementPolicy()
-    policy_state, stream_state = policy.init(), stream.init()
-    for t in range(len(trajectory)):
-        row = GramRow(
-            gram=gram[t, : t + 1],
-            update_squared=float(trajectory.update_squared[t]),
-            update_dot=float(trajectory.update_dot[t]),
-            displacement_squared=float(trajectory.displacement_squared[t]),
-            displacement_dot=float(trajectory.displacement_dot[t]),
-        )
-        stream_state = stream.update(stream_state, row)
-        hallmarks = stream.latest(stream_state)
-        observation = Observation(
-            checkpoint=t,
-            previous=t - 1 if t else None,
-            step=None,
-            finite=bool(np.isfinite(row.gram[t])),
-            complete=bool(np.all(np.isfinite(row.gram))),
-            age_seconds=None,
-            learning_rate=float(rates[t - 1]) if rates is not None and t else None,
-            update_squared=row.update_squared,
-            update_dot=row.update_dot,
-            displacement_squared=row.displacement_squared,
-            mds=hallmarks["mds"],
-            relative_mds=hallmarks["relative_mds"],
-        )
-        policy_state, advice = policy.update(policy_state, observation)
+def replay_recording(
+    recording: Recording, policy: Policy[Any] | None = None, *, with_plan: bool = True
+) -> Iterator[dict[str, Any]]:
+    """The same of a recording at hand. Without the plan no policy knows how long the run goes on, at what rates."""
+    chosen = make_policy() if policy is None else policy
+    state = chosen.init()
+    for observation, hallmarks in _seen(recording, with_plan):
+        state, advice = chosen.update(state, observation)
         yield {
-            "index": t,
+            "index": observation.checkpoint,
             "advice": advice.state.value,
             "hallmarks": _json_numbers(hallmarks),
             "evidence": _json_numbers(advice.evidence),
@@ -86,86 +49,136 @@ def _replay(gram: NDArray[np.float64], rates: NDArray[np.float64] | None) -> Ite
         }
 
 
-def _load(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-    """The network's Gram [T, T] and the learning rates [T-1]."""
-    arrays, found = _read(path)
-    for key in ("gram", "names"):
-        if key not in arrays:
-            raise ReplayError(f"{path}: the key {key!r} is missing; it holds {_listed(found)}")
-    gram = _checked_gram(path, arrays["gram"])
-    layers, checkpoints = gram.shape[:2]
-    names = arrays["names"]
-    if names.shape != (layers,) or names.dtype.kind != "U":
-        raise ReplayError(f"{path}: names must be {layers} strings, one a layer of gram; {_seen(names)}")
-    for key, length in (("lr", checkpoints - 1), ("metric", checkpoints)):
-        if key in arrays and (arrays[key].shape != (length,) or arrays[key].dtype.kind not in "fiu"):
-            raise ReplayError(
-                f"{path}: {key} must be {length} numbers for {checkpoints} checkpoints; {_seen(arrays[key])}"
+def observations(recording: Recording, *, with_plan: bool = True) -> list[Observation]:
+    """What policies see of it, one a checkpoint. For several policies on one recording."""
+    return [observation for observation, _ in _seen(recording, with_plan)]
+
+
+def advices(policy: Policy[Any], seen: list[Observation]) -> list[Advice]:
+    """What a policy says, one advice an observation."""
+    state, said = policy.init(), []
+    for observation in seen:
+        state, advice = policy.update(state, observation)
+        said.append(advice)
+    return said
+
+
+def first_switch(policy: Policy[Any], seen: list[Observation]) -> int | None:
+    """Checkpoint of the first `switch`; None if there is none."""
+    return next((advice.checkpoint for advice in advices(policy, seen) if advice.switch), None)
+
+
+def scores(recording: Recording, signal: int | None) -> dict[str, Any] | None:
+    """What a first `switch` there was worth, JSON-able; None if the recording holds no outcomes.
+
+    Keys: ``signal``, ``earliest_safe`` (checkpoints), ``regret``, ``delta`` (in the metric), ``regret_in_deltas``,
+    ``lateness`` (part of the run), ``wrong``, ``never_signalled``. None where not known.
+    """
+    if recording.outcomes is None:
+        return None
+    found: Score = score(recording.outcomes, signal)
+    return {
+        "signal": found.signal,
+        "earliest_safe": found.earliest_safe,
+        **_json_numbers({"regret": found.regret, "regret_in_deltas": found.regret_in_deltas}),
+        "delta": recording.outcomes.delta,
+        "lateness": found.lateness,
+        "wrong": found.wrong,
+        "never_signalled": found.never_signalled,
+    }
+
+
+def _seen(recording: Recording, with_plan: bool) -> Iterator[tuple[Observation, Mapping[str, float]]]:
+    network = recording.gram.sum(axis=0)
+    trajectory = Trajectory.from_gram(network)
+    groups = _groups(recording)
+    lagged = _lagged_dots(network)
+    stream_state = stream.init()
+    for t in range(len(trajectory)):
+        row = GramRow(
+            gram=network[t, : t + 1],
+            update_squared=float(trajectory.update_squared[t]),
+            update_dot=float(trajectory.update_dot[t]),
+            displacement_squared=float(trajectory.displacement_squared[t]),
+            displacement_dot=float(trajectory.displacement_dot[t]),
+        )
+        stream_state = stream.update(stream_state, row)
+        hallmarks = stream.latest(stream_state)
+        objective, tolerance = _objective(recording, t)
+        yield (
+            Observation(
+                checkpoint=t,
+                previous=t - 1 if t else None,
+                step=None if recording.steps is None else recording.steps[t],
+                finite=bool(np.isfinite(row.gram[t])),
+                complete=bool(np.all(np.isfinite(row.gram))),
+                age_seconds=None,
+                learning_rate=float(recording.rates[t - 1]) if recording.rates is not None and t else None,
+                update_squared=row.update_squared,
+                update_dot=row.update_dot,
+                displacement_squared=row.displacement_squared,
+                mds=hallmarks["mds"],
+                relative_mds=hallmarks["relative_mds"],
+                norm_squared=float(row.gram[t]),
+                lagged_dots=lagged[t],
+                objective=objective,
+                objective_tolerance=tolerance,
+                ahead=_ahead(recording, t) if with_plan else None,
+                groups={name: series[t] for name, series in groups.items()},
+            ),
+            hallmarks,
+        )
+
+
+def _groups(recording: Recording) -> dict[str, list[GroupObservation]]:
+    """Every layer as ``layer:NAME``, and ``norm`` where it is known which layers these are."""
+    grams = {f"layer:{name}": gram for name, gram in zip(recording.names, recording.gram, strict=True)}
+    if recording.norm is not None:
+        grams["norm"] = recording.gram[recording.norm].sum(axis=0)
+    groups = {}
+    for name, gram in grams.items():
+        trajectory = Trajectory.from_gram(gram)
+        lagged = _lagged_dots(gram)
+        groups[name] = [
+            GroupObservation(
+                float(trajectory.update_squared[t]),
+                float(trajectory.update_dot[t]),
+                float(trajectory.displacement_squared[t]),
+                lagged[t],
             )
-    rates = arrays["lr"].astype(np.float64) if "lr" in arrays else None
-    return gram.sum(axis=0), rates
+            for t in range(len(trajectory))
+        ]
+    return groups
 
 
-def _read(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
-    """The arrays of a recording, and the names of everything in the file."""
-    try:
-        # Opened here: numpy leaves the file open when it turns out to be damaged.
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ReplayError(
-                    f"{path}: is a single array; an .npz file with the keys gram and names is expected"
-                )
-            with archive:
-                wanted = [key for key in ("gram", "names", "lr", "metric") if key in archive.files]
-                return {key: _array(path, archive, key) for key in wanted}, archive.files
-    except FileNotFoundError:
-        raise ReplayError(f"{path}: there is no such file") from None
-    except _UNREADABLE as error:
-        raise ReplayError(f"{path}: cannot be read as an .npz file of arrays ({_said(error)})") from error
+def _lagged_dots(gram: NDArray[np.float64]) -> list[tuple[float, ...]]:
+    """[T]: inner products of each update with those LAGS before it; NaN where the Gram does not resolve them."""
+    updates = gram[1:, 1:] - gram[1:, :-1] - gram[:-1, 1:] + gram[:-1, :-1]
+    norms = gram.diagonal()
+    ratios = cancellation(norms[1:], norms[:-1], updates.diagonal())
+    found = np.full((len(gram), len(LAGS)), np.nan)
+    for column, lag in enumerate(LAGS):
+        if lag < len(updates):
+            resolved = above_resolution(ratios[lag:], ratios[:-lag], lengths_exact=True)
+            found[lag + 1 :, column] = np.where(resolved, updates.diagonal(-lag), np.nan)
+    return [tuple(float(dot) for dot in row) for row in found]
 
 
-def _array(path: Path, archive: Mapping[str, Any], key: str) -> NDArray[Any]:
-    try:
-        return np.asarray(archive[key])
-    except _UNREADABLE as error:
-        raise ReplayError(f"{path}: {key} cannot be read ({_said(error)})") from error
+def _ahead(recording: Recording, t: int) -> Ahead:
+    """The plan as of checkpoint t: what was done is taken to be what was planned."""
+    positions = recording.positions
+    left = positions[-1] - positions[t]
+    if recording.rates is None:
+        return Ahead(left)
+    rates, spans = recording.rates[t:], np.diff(positions[t:])
+    return Ahead(left, float((rates * spans).sum()), float((rates * rates * spans).sum()))
 
 
-def _checked_gram(path: Path, gram: NDArray[Any]) -> NDArray[np.float64]:
-    if gram.ndim != 3 or gram.shape[1] != gram.shape[2] or 0 in gram.shape:
-        raise ReplayError(f"{path}: gram must have shape (layers, checkpoints, checkpoints); {_seen(gram)}")
-    if gram.dtype != np.float64:
-        raise ReplayError(
-            f"{path}: gram must be float64, fewer bits do not hold small updates; {_seen(gram)}"
-        )
-    lengths = np.sqrt(np.maximum(np.diagonal(gram, axis1=1, axis2=2), 0.0))
-    # Missing entries are compared as missing; the rest to far below what an asymmetry could mean.
-    tolerance = 1e-12 * lengths[:, :, None] * lengths[:, None, :]
-    mirrored = gram.transpose(0, 2, 1)
-    with np.errstate(invalid="ignore"):
-        unequal = ~((np.abs(gram - mirrored) <= tolerance) | (gram == mirrored))
-    unequal &= ~(np.isnan(gram) & np.isnan(mirrored))
-    unequal &= ~(np.isnan(tolerance) & (gram == mirrored))
-    if unequal.any():
-        layer, i, j = (int(index) for index in np.argwhere(unequal)[0])
-        raise ReplayError(
-            f"{path}: gram is not symmetric: layer {layer} holds {gram[layer, i, j]:g} at ({i}, {j}) "
-            f"and {gram[layer, j, i]:g} at ({j}, {i})"
-        )
-    return np.where(np.isfinite(gram), gram, np.nan)
-
-
-def _said(error: BaseException) -> str:
-    return str(error) or type(error).__name__
-
-
-def _seen(array: NDArray[Any]) -> str:
-    return f"it is {array.dtype} of shape {array.shape}"
-
-
-def _listed(keys: list[str]) -> str:
-    return ", ".join(sorted(keys)[:10]) or "no arrays"
+def _objective(recording: Recording, t: int) -> tuple[float, float]:
+    """What training is for, smaller is better, and how much of it a switch may cost; NaN where not known."""
+    if recording.metric is None or recording.delta is None:
+        return math.nan, math.nan
+    return -float(recording.metric[t]), recording.delta
 
 
 def _json_numbers(numbers: Mapping[str, float]) -> dict[str, float | None]:

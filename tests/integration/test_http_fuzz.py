@@ -60,7 +60,7 @@ def value_of(parameter: Parameter, chance: random.Random) -> str:
     if schema["type"] == "boolean":
         return chance.choice(("true", "false"))
     if parameter.name in ("run", "other"):
-        return chance.choice(("many", *RUNS))
+        return chance.choice((*["many"] * 8, *RUNS))
     if schema["type"] == "integer":
         return str(chance.randint(schema["minimum"], min(schema["maximum"], schema["minimum"] + 12)))
     return chance.choice(("network", "group:first", "layer:layer0.weight", "demo", "test"))
@@ -73,10 +73,14 @@ def target_of(path: str, parameters: tuple[Parameter, ...], chance: random.Rando
     safe = chance.choice(("", "/", "/:.<>"))
     filled = path.replace("{run}", quote(run, safe=safe)).replace("{path:path}", quote(file, safe="/"))
     filled = filled.replace("{digest}", quote(chance.choice(WORDS), safe=""))
-    pairs = [
-        (parameter.name, value_of(parameter, chance))
-        for parameter in chance.sample(parameters, chance.randint(0, min(4, len(parameters))))
+    chosen = chance.sample(parameters, chance.randint(0, min(4, len(parameters))))
+    # Without these two there is no other answer than that they are needed.
+    chosen += [
+        one
+        for one in parameters
+        if one.name in ("run", "other") and one not in chosen and chance.random() < 0.7
     ]
+    pairs = [(parameter.name, value_of(parameter, chance)) for parameter in chosen]
     if chance.random() < 0.1:
         pairs.append((chance.choice(("tau", "token", "", "scope", "\x00")), chance.choice(WORDS)))
     chance.shuffle(pairs)

@@ -97,9 +97,9 @@ def cross(
     if out is not None:
         check_folder(out)
     if exact:
-        result, sides = _by_snapshots(run, other, scope, from_initialization)
+        result, sides = _by_snapshots(run, other, scope, from_initialization, quiet=as_json)
     else:
-        result, sides = _by_sketches(run, other, scope, from_initialization, server)
+        result, sides = _by_sketches(run, other, scope, from_initialization, server, quiet=as_json)
     if not result.map.size:
         empty = next(side.name for side in sides if not side.shown)
         raise Problem(f"run {empty} has no checkpoints that can be compared yet")
@@ -115,9 +115,9 @@ def cross(
 
 
 def _by_sketches(
-    run: str, other: str, scope: str, from_initialization: bool, server: str | None
+    run: str, other: str, scope: str, from_initialization: bool, server: str | None, *, quiet: bool
 ) -> tuple[CrossResult, list[Side]]:
-    with open_client(server) as client, waiting(1) as step:
+    with open_client(server) as client, waiting(1, quiet=quiet) as step:
         step("comparing")
         summaries = [client.get_run(name).summary for name in (run, other)]
         # By id: a name may pass to another run in between.
@@ -134,12 +134,12 @@ def _by_sketches(
 
 
 def _by_snapshots(
-    run: str, other: str, scope: str, from_initialization: bool
+    run: str, other: str, scope: str, from_initialization: bool, *, quiet: bool
 ) -> tuple[CrossResult, list[Side]]:
     # The compiled loops take longer to load than most commands to run.
     from trajmon.cross.exact import exact_map
 
-    with waiting(1) as step:
+    with waiting(1, quiet=quiet) as step:
         step("comparing")
         try:
             known = exact_map(home(), run, other, scope, from_initialization)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from trajmon.cli.checks import Check, run_checks
 from trajmon.cli.session import clean, home, make_console, print_json, server_option
+from trajmon.cli.waiting import waiting
 
 __all__ = ["doctor"]
 
@@ -23,7 +24,9 @@ _STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 def doctor(server: str | None, as_json: bool) -> None:
     """Check this machine's set-up. Starts and changes nothing. Exit code 1 if there is a problem."""
     program = f"trajmon {version('trajmon')}, Python {platform.python_version()}"
-    checks = [Check("version", "ok", program), *run_checks(home(), server)]
+    with waiting(1, quiet=as_json) as step:
+        step("checking")
+        checks = [Check("version", "ok", program), *run_checks(home(), server)]
     if as_json:
         print_json([dataclasses.asdict(check) for check in checks])
     else:

@@ -31,7 +31,7 @@ def sync(run: str | None, as_json: bool) -> None:
         return
     left = {}
     done = []
-    with waiting(len(chosen)) as step:
+    with waiting(len(chosen), quiet=as_json) as step:
         for found in chosen:
             step(found.name)
             pending = _drain(found)

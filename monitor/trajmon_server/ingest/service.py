@@ -36,8 +36,9 @@ from trajmon_server.errors import (
     Violation,
 )
 from trajmon_server.ingest import checks, quota
+from trajmon_server.ingest.opening import describe, name_taken, refuse_other_model
 from trajmon_server.ingest.validation import validate_open, validate_report, validate_row, validate_sketch
-from trajmon_server.model import CheckpointMeta, Group, Layer, RunDescription
+from trajmon_server.model import CheckpointMeta
 from trajmon_server.runs.control import AgentReport, RunControl
 from trajmon_server.runs.ownership import Ownership
 from trajmon_server.runs.parts import file_part
@@ -113,29 +114,42 @@ class Ingest:
 
     async def _open(self, request: ingest_pb2.OpenRunRequest, caller: Principal) -> Run:
         run_id = request.run_id
-        self._refuse_unreadable(run_id)
         await self._ownership.meet(run_id)
+        self._refuse_unreadable(run_id)
         # Before the run is held, too: a caller who is refused leaves nothing behind.
         if self._registry.find(run_id, caller.team) is None:
             self._refuse_new(request, caller)
+            other = await self._ownership.named(caller.team, request.name)
+            if other not in ("", run_id):
+                raise name_taken(request, f"run {other}, which another server has taken in")
         await self._ownership.hold(run_id)
         async with self._registry.opening:
             run = self._registry.find(run_id, caller.team)
-            if run is None:
-                self._refuse_new(request, caller)
-                run = self._registry.new(_describe(request, caller.team))
-                other = await self._ownership.claim(run.description)
-                if other != run_id:
-                    raise _name_taken(request, f"run {other}, which another server has taken in")
+            if run is not None:
+                refuse_other_model(request, run)
+                await self._grant(run, request)
             else:
-                _refuse_other_model(request, run)
-            async with run.lock:
-                self._ownership.confirm(run_id)
-                control = checks.control_after_open(run, request)
-                await self._store_control(run, replace(control, lease_epoch=self._ownership.epoch(run_id)))
-                self._registry.add(run)
+                self._refuse_new(request, caller)
+                self._registry.being_opened = run_id
+                try:
+                    run = self._registry.new(describe(request, caller.team))
+                    other = await self._ownership.claim(run.description)
+                    if other != run_id:
+                        raise name_taken(request, f"run {other}, which another server has taken in")
+                    await self._grant(run, request)
+                finally:
+                    self._registry.being_opened = ""
         log.info("run opened", run=run.description.name, attempt=request.attempt, writer=request.writer)
         return run
+
+    async def _grant(self, run: Run, request: ingest_pb2.OpenRunRequest) -> None:
+        """Let the writer of the request write."""
+        run_id = run.description.run_id
+        async with run.lock:
+            self._ownership.confirm(run_id)
+            control = checks.control_after_open(run, request)
+            await self._store_control(run, replace(control, lease_epoch=self._ownership.epoch(run_id)))
+            self._registry.add(run)
 
     def _refuse_new(self, request: ingest_pb2.OpenRunRequest, caller: Principal) -> None:
         """Refuse a run that is not known if it cannot become so."""
@@ -173,7 +187,7 @@ class Ingest:
     def _refuse_taken_name(self, request: ingest_pb2.OpenRunRequest, team: str) -> None:
         other = self._registry.find_by_name(request.name, team)
         if other is not None:
-            raise _name_taken(
+            raise name_taken(
                 request, f"run {other.description.run_id} (model {other.description.fingerprint})"
             )
 
@@ -362,38 +376,3 @@ def _say_unheard(task: asyncio.Task[Any]) -> None:
     error = None if task.cancelled() else task.exception()
     if error is not None and not isinstance(error, ServiceError):
         log.error("change failed", exc_info=error)
-
-
-def _describe(request: ingest_pb2.OpenRunRequest, team: str) -> RunDescription:
-    return RunDescription(
-        run_id=request.run_id,
-        name=request.name,
-        team=team,
-        tags=tuple(request.tags),
-        created_unix_seconds=time.time(),
-        fingerprint=request.layout.fingerprint,
-        layers=tuple(Layer(a.name, tuple(a.shape), a.dtype) for a in request.layout.layers),
-        groups=tuple(Group(a.name, tuple(a.layers)) for a in request.layout.groups),
-    )
-
-
-def _name_taken(request: ingest_pb2.OpenRunRequest, whose: str) -> Conflict:
-    return Conflict(
-        "NAME_TAKEN",
-        f"run name {request.name!r} belongs to {whose}, this one is {request.run_id} (model "
-        f"{request.layout.fingerprint}); choose another name, or resume where its snapshots are",
-    )
-
-
-def _refuse_other_model(request: ingest_pb2.OpenRunRequest, run: Run) -> None:
-    described = _describe(request, run.description.team)
-    if described.name != run.description.name:
-        raise Conflict(
-            "OTHER_NAME", f"run {request.run_id} is named {run.description.name!r}, not {described.name!r}"
-        )
-    if (described.fingerprint, described.layers) != (run.description.fingerprint, run.description.layers):
-        raise Conflict(
-            "OTHER_MODEL",
-            f"run {described.name!r} records the model with fingerprint {run.description.fingerprint}, this one has "
-            f"{described.fingerprint}; give the new model a run name of its own",
-        )

@@ -11,8 +11,15 @@ from trajmon_server.runs.control import CONTROL_FILE, RunControl
 from trajmon_server.runs.parts import WHOLE, OpenRow
 from trajmon_server.runs.rows import Rows
 from trajmon_server.runs.run import Found, Run
+from trajmon_server.runs.sketches import SketchColumns
 from trajmon_server.store.base import Journal, RowKey
-from trajmon_server.store.errors import RowDamagedError, RowMissingError
+from trajmon_server.store.errors import (
+    JournalError,
+    JournalReadOnlyError,
+    JournalUnavailableError,
+    RowDamagedError,
+    RowMissingError,
+)
 
 __all__ = ["Follower", "Known", "News"]
 
@@ -26,6 +33,8 @@ class Known:
     open: Mapping[int, OpenRow]
     sketches: Collection[int]
     open_sketches: Mapping[int, OpenRow]
+    spec: SketchSpec | None
+    """Of the sketches, if there were any."""
     next_checkpoint: int
 
     @classmethod
@@ -37,8 +46,14 @@ class Known:
             dict(run.open),
             set(run.sketches.known),
             dict(run.sketches.open),
+            run.sketches.spec,
             run.next_checkpoint,
         )
+
+    @property
+    def settled(self) -> int:
+        """Below this checkpoint, nothing is expected to come."""
+        return min(self.next_checkpoint, min(self.open_sketches, default=self.next_checkpoint))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,36 +99,45 @@ class Follower:
     def __init__(self, journal: Journal, rows: Rows) -> None:
         self._journal = journal
         self._rows = rows
-        self._seen: dict[str, set[tuple[str, RowKey]]] = {}
-        """Records that are counted in a run's bytes, by run id."""
+        self._counted: dict[str, tuple[int, int]] = {}
+        """By run: a checkpoint, and the bytes of all records below it."""
 
-    def look(self, known: Known, *, as_writer: bool) -> News:
-        """What has come. `as_writer`: all of it is looked at, and sums that are missing are made."""
+    def look(self, known: Known, *, as_writer: bool, wholly: bool = False) -> News:
+        """What has come. `as_writer`: all of it is looked at, and sums that are missing are made.
+
+        `wholly`: records of checkpoints that are known as well, such as a sketch that came behind its row.
+        """
         run_id = known.description.run_id
-        seen = self._seen.setdefault(run_id, set())
-        after = 0 if as_writer or not seen else known.next_checkpoint
+        # First: where it says that the run has ended, the rows of before are seen below.
+        control = self._control(run_id, as_writer=as_writer)
+        after, bytes_below = self._counted.get(run_id, (0, 0))
+        if as_writer or wholly or after > known.settled:
+            after, bytes_below = 0, 0
         row_keys = self._journal.list_rows(run_id, after=after)
         sketch_keys = self._journal.list_rows(run_id, kind="sketch", after=after)
-        if as_writer:
-            seen.clear()
-        seen.update(("row", key) for key in row_keys)
-        seen.update(("sketch", key) for key in sketch_keys)
+        keys = [*row_keys, *sketch_keys]
+        below = sum(key.size_bytes for key in keys if key.checkpoint < known.settled)
+        self._counted[run_id] = (known.settled, bytes_below + below)
         spec, sketches, open_sketches = self._sketches(known, sketch_keys, as_writer=as_writer)
         return News(
-            control=self._control(run_id),
+            control=control,
             rows=self._new_rows(known, row_keys, as_writer=as_writer),
-            journal_bytes=sum(key.size_bytes for _, key in seen),
+            journal_bytes=bytes_below + sum(key.size_bytes for key in keys),
             has_parts=any(key.part != WHOLE for key in row_keys),
             spec=spec,
             sketches=sketches,
             open_sketches=open_sketches,
         )
 
-    def _control(self, run_id: str) -> RunControl | None:
+    def _control(self, run_id: str, *, as_writer: bool) -> RunControl | None:
+        # Who only follows leaves the fence up: what this server has still to put is of before.
+        read = self._journal.get_run_file if as_writer else self._journal.peek_run_file
         try:
-            stored = self._journal.get_run_file(run_id, CONTROL_FILE)
+            stored = read(run_id, CONTROL_FILE)
             return None if stored is None else RunControl.from_json(stored)
-        except (KeyError, TypeError, ValueError):
+        except (JournalUnavailableError, JournalReadOnlyError):
+            raise
+        except (KeyError, TypeError, ValueError, JournalError):
             return None
 
     def _new_rows(self, known: Known, keys: Collection[RowKey], *, as_writer: bool) -> dict[int, Found]:
@@ -132,6 +156,11 @@ class Follower:
                 found[checkpoint] = self._rows.look(known.description, checkpoint)
             elif before is None or before.stored != parts[checkpoint]:
                 found[checkpoint] = Found(open=self._rows.open_row(known.description, checkpoint))
+        # What is known may have been set aside by the server that held the run: it is to be sent again.
+        for checkpoint in sorted(set(known.checkpoints) - whole) if as_writer else ():
+            looked = self._rows.look(known.description, checkpoint)
+            if looked.meta is None:
+                found[checkpoint] = looked
         return found
 
     def _row(self, description: RunDescription, checkpoint: int) -> Found:
@@ -139,13 +168,22 @@ class Follower:
             header = self._journal.header(description.run_id, checkpoint, WHOLE)
         except (RowDamagedError, RowMissingError):
             return self._rows.look(description, checkpoint)
+        previous = header.previous if header.HasField("previous") else None
+        if (header.checkpoint, previous) != (checkpoint, checkpoint - 1 if checkpoint else None):
+            # Only the header was read: before the path bends, the whole row is verified.
+            return self._rows.look(description, checkpoint)
         return Found(CheckpointMeta.from_header(header, ()))
 
     def _sketches(
         self, known: Known, keys: Collection[RowKey], *, as_writer: bool
     ) -> tuple[SketchSpec | None, list[int], dict[int, OpenRow]]:
         new = sorted({key.checkpoint for key in keys} - set(known.sketches))
-        columns = self._rows.sketch_columns(known.description) if new else None
+        if not new:
+            return None, [], {}
+        if known.spec is not None:
+            columns: SketchColumns | None = SketchColumns.of(known.description, known.spec)
+        else:
+            columns = self._rows.sketch_columns(known.description)
         if columns is None:
             return None, [], {}
         whole = {key.checkpoint for key in keys if key.part == WHOLE}

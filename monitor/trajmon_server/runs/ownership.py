@@ -25,6 +25,10 @@ class Ownership(Protocol):
         will be seen by whoever writes the run next."""
         ...
 
+    async def named(self, team: str, name: str) -> str:
+        """The id of the run that has the name and is known to others alone; empty if there is none."""
+        ...
+
     async def claim(self, description: RunDescription) -> str:
         """Claim the name for a new run that is held; the id of the run that has it, this one or another."""
         ...
@@ -49,6 +53,10 @@ class Alone:
 
     def confirm(self, run_id: str) -> None:
         """Always."""
+
+    async def named(self, team: str, name: str) -> str:
+        """There are no others."""
+        return ""
 
     async def claim(self, description: RunDescription) -> str:
         """Always: that no known run has the name is checked by whoever asks."""

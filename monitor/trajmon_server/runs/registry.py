@@ -20,7 +20,7 @@ from trajmon_server.runs.rows import Rows
 from trajmon_server.runs.run import Run, RunControl
 from trajmon_server.signals.base import Policy
 from trajmon_server.store.base import Journal, RecordKind
-from trajmon_server.store.errors import StoreError
+from trajmon_server.store.errors import JournalReadOnlyError, JournalUnavailableError, StoreError
 from trajmon_server.store.maps import MapStore, RunShape
 
 __all__ = ["Registry"]
@@ -28,6 +28,13 @@ __all__ = ["Registry"]
 log = structlog.get_logger(__name__)
 
 DESCRIPTION_FILE = "run.json"
+
+GetFile = Callable[[str, str], dict[str, Any] | None]
+"""Of a run id and a name."""
+
+
+class _NotYetOpen(Exception):
+    """There is a description, and nothing else yet."""
 
 
 class Registry:
@@ -54,6 +61,10 @@ class Registry:
         self._wake: Callable[[Run], None] = lambda _: None
         self.opening = asyncio.Lock()
         """Held while a run is opened: names stay unique."""
+        self.stopping = threading.Event()
+        """Set when the server stops: what :meth:`read` goes through is given up."""
+        self.being_opened = ""
+        """Id of the run that is being opened for the first time; empty for none."""
 
     def on_wake(self, wake: Callable[[Run], None]) -> None:
         """Who is told that a run has new rows."""
@@ -152,30 +163,45 @@ class Registry:
             if stopping():
                 return
             try:
-                self._know(self._recovered(run_id))
+                self._know(self._recovered(run_id, self._journal.get_run_file))
             except (KeyError, TypeError, ValueError, OSError, StoreError) as error:
                 problem = f"no field {error}" if isinstance(error, KeyError) else str(error)
                 self._unreadable[run_id] = problem
                 log.error("run cannot be recovered", run_id=run_id, problem=problem)
                 self.count_event("unreadable_runs")
 
-    def read(self, run_id: str) -> Run | None:
-        """A run that is stored, anew; None if there is none, or none that can be read. Blocking, from any thread."""
+    def read(self, run_id: str, *, as_writer: bool = False) -> Run | None:
+        """A run that is stored, anew; None if there is none, or one that is :meth:`unreadable`. Blocking, from any
+        thread.
+
+        A run without rows and control file is being opened by another server; `as_writer`: that one never got to its
+        end. StoreError if the store cannot be asked.
+        """
+        problem = ""
         try:
-            if self._journal.get_run_file(run_id, DESCRIPTION_FILE) is None:
+            if self._journal.peek_run_file(run_id, DESCRIPTION_FILE) is None:
                 return None
-            return self._recovered(run_id)
-        except (KeyError, TypeError, ValueError, OSError, StoreError) as error:
-            log.error("run of another server cannot be read", run_id=run_id, problem=str(error))
-            self.count_event("unreadable_runs")
+            return self._recovered(run_id, self._journal.peek_run_file, is_new=as_writer)
+        except _NotYetOpen:
             return None
+        except (JournalUnavailableError, JournalReadOnlyError):
+            raise
+        except (KeyError, TypeError, ValueError, StoreError) as error:
+            problem = f"no field {error}" if isinstance(error, KeyError) else str(error)
+        if self._unreadable.get(run_id) != problem:
+            log.error("run of another server cannot be read", run_id=run_id, problem=problem)
+            self.count_event("unreadable_runs")
+        self._unreadable[run_id] = problem
+        return None
 
     def welcome(self, run: Run) -> None:
         """Make a run known that another server has taken in."""
+        self._unreadable.pop(run.description.run_id, None)
         self._know(run)
 
-    def _recovered(self, run_id: str) -> Run:
-        found = self._journal.get_run_file(run_id, DESCRIPTION_FILE)
+    def _recovered(self, run_id: str, get_file: GetFile, *, is_new: bool | None = None) -> Run:
+        """`is_new`: whether a run without anything but a description was just begun, or may be; None: it never is."""
+        found = get_file(run_id, DESCRIPTION_FILE)
         if found is None:
             raise ValueError(f"{DESCRIPTION_FILE} is missing; restore it from a copy")
         description = RunDescription.from_json(found)
@@ -186,7 +212,13 @@ class Registry:
             raise ValueError(f"{DESCRIPTION_FILE} has the name {description.name!r} of another run")
         metas, open_rows = self._recovered_rows(description)
         attempts = [meta.attempt for meta in metas.values()] + [row.attempt for row in open_rows.values()]
-        run = self._run(description, self._recovered_control(run_id, max(attempts, default=0)))
+        # Rows are there only once the control file is: it is read after they were listed.
+        if is_new is not None and not attempts and get_file(run_id, CONTROL_FILE) is None:
+            if not is_new:
+                raise _NotYetOpen
+            return self._run(description, RunControl())
+        control = self._recovered_control(run_id, max(attempts, default=0), get_file)
+        run = self._run(description, control)
         try:
             run.recovered(metas, self._journal_bytes(run_id), open_rows)
         except ValueError:
@@ -226,10 +258,11 @@ class Registry:
     ) -> tuple[dict[int, CheckpointMeta], dict[int, OpenRow]]:
         """The rows that are known, and those that are open; a sum that a crash prevented is made now."""
         run_id = description.run_id
-        metas = {
-            checkpoint: CheckpointMeta.from_header(header, ())
-            for checkpoint, header, _ in self._journal.headers(run_id)
-        }
+        metas: dict[int, CheckpointMeta] = {}
+        for checkpoint, header, _ in self._journal.headers(run_id):
+            if self.stopping.is_set():
+                raise JournalUnavailableError("the server is stopping")
+            metas[checkpoint] = CheckpointMeta.from_header(header, ())
         open_rows: dict[int, OpenRow] = {}
         in_parts = {key.checkpoint for key in self._journal.list_rows(run_id) if key.part != WHOLE}
         for checkpoint in sorted(in_parts - metas.keys()):
@@ -240,9 +273,11 @@ class Registry:
                 open_rows[checkpoint] = found.open
         return metas, open_rows
 
-    def _recovered_control(self, run_id: str, attempt: int) -> RunControl:
+    def _recovered_control(self, run_id: str, attempt: int, get_file: GetFile) -> RunControl:
         try:
-            return RunControl.from_json(self._journal.get_run_file(run_id, CONTROL_FILE) or {})
+            return RunControl.from_json(get_file(run_id, CONTROL_FILE) or {})
+        except JournalUnavailableError:
+            raise  # it may be there
         except (KeyError, TypeError, ValueError, StoreError) as error:
             control = RunControl.rebuilt(attempt, time.time())
             log.error(

@@ -56,7 +56,8 @@ class _Step:
     metas: Mapping[int, CheckpointMeta]
     """Of the rows of this batch, as the journal holds them."""
     is_stale: bool
-    """Whether the maps show other estimates than these rows have now: sketches came after them, before a restart."""
+    """Whether the maps show other estimates than these rows have now, or show some of them as lost: sketches, or the
+    rows themselves, came after they were made, before a restart or at another server."""
 
 
 class Worker:
@@ -291,12 +292,15 @@ class Worker:
             return None
 
     def _publish(self, description: RunDescription, rows: Sequence[PublishRow]) -> bool:
-        """Hand the rows to the maps; after a restart some of them are there already. True if with other estimates."""
+        """Hand the rows to the maps; after a restart some are there already. True if with other content."""
         maps = self._registry.maps(description)
         published = maps.published()
         is_stale = any(
-            row.estimates is not None
-            and maps.num_estimated(row.row.header.checkpoint) != row.estimates.num_estimated
+            not maps.has_row(row.row.header.checkpoint)
+            or (
+                row.estimates is not None
+                and maps.num_estimated(row.row.header.checkpoint) != row.estimates.num_estimated
+            )
             for row in rows
             if row.row.header.checkpoint < published
         )

@@ -5,10 +5,13 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-__all__ = ["Advice", "AdviceState", "Observation", "Policy"]
+__all__ = ["LAGS", "Advice", "AdviceState", "Ahead", "GroupObservation", "Observation", "Policy"]
+
+LAGS = (2, 3, 4)
+"""How many updates apart the pairs are whose inner products an observation holds besides consecutive ones."""
 
 
 class AdviceState(enum.StrEnum):
@@ -24,6 +27,41 @@ class AdviceState(enum.StrEnum):
     """Direction has started to move again: return to full training."""
     UNKNOWN = "unknown"
     """Nothing can be said: too few, missing, stale or non-finite data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What is planned after a checkpoint. Two sums say all that a forecast needs of a schedule."""
+
+    steps: int
+    """Positions left: optimizer steps, or checkpoints in a run without steps. 0 at the end."""
+    rate_sum: float = math.nan
+    """Σ η over these steps; NaN if the schedule is not known."""
+    rate_squared_sum: float = math.nan
+    """Σ η² over these steps; NaN if the schedule is not known."""
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether a schedule can have these numbers: no negative one, and (Σ η)² ≤ steps · Σ η²."""
+        if self.steps < 0:
+            return False
+        if math.isnan(self.rate_sum) and math.isnan(self.rate_squared_sum):
+            return True
+        sums_are_sizes = 0 <= self.rate_sum < math.inf and 0 <= self.rate_squared_sum < math.inf
+        # Rounding of sums over many steps must not make a constant schedule impossible.
+        return sums_are_sizes and self.rate_sum * self.rate_sum <= self.steps * self.rate_squared_sum * (
+            1 + 1e-6
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GroupObservation:
+    """The same products as of the network, of one group or layer. Undefined numbers are NaN."""
+
+    update_squared: float
+    update_dot: float
+    displacement_squared: float
+    lagged_dots: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +90,18 @@ class Observation:
     """‖θ_t−θ_0‖²."""
     mds: float = math.nan
     relative_mds: float = math.nan
+    norm_squared: float = math.nan
+    """‖θ_t‖²."""
+    lagged_dots: tuple[float, ...] = ()
+    """⟨θ_t−θ_{t−1}, θ_{t−k}−θ_{t−k−1}⟩ for k in LAGS; empty where they are not given, NaN where undefined."""
+    objective: float = math.nan
+    """What training is for, smaller is better: a loss, or one minus an accuracy; NaN where not given."""
+    objective_tolerance: float = math.nan
+    """How much of it a switch may cost, in its own unit; NaN where not given."""
+    ahead: Ahead | None = None
+    """The plan, as of this checkpoint; None where nothing is planned."""
+    groups: Mapping[str, GroupObservation] = field(default_factory=dict)
+    """Groups by name; `norm` holds the scalars of normalisation layers. Empty where they are not given."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,6 +172,10 @@ class Journal(Protocol):
         """A JSON file of the run, None if there is none. JournalError if it is not a JSON object."""
         ...
 
+    def peek_run_file(self, run_id: str, name: str) -> dict[str, Any] | None:
+        """The same for who will not replace it: where another server has changed it, a put is still fenced off."""
+        ...
+
     def set_aside(
         self, run_id: str, checkpoint: int, reason: str, part: int = 0, kind: RecordKind = "row"
     ) -> Damage:

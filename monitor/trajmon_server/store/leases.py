@@ -13,10 +13,11 @@ renewal starts over under a new incarnation: it holds nothing then.
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -78,6 +79,10 @@ class _Seen:
     seconds: float
     """Length of its leases."""
 
+    def lives(self, now: float) -> bool:
+        """Whether it may still count on its leases at `now`."""
+        return now - self.since <= self.seconds * _SLACK
+
 
 class Leases:
     """This server's leases. Methods block, but for `holds`; all may be called from several threads at once, except
@@ -100,6 +105,10 @@ class Leases:
         self._held: dict[str, int] = {}
         """Epochs of the runs that this incarnation holds, by run id."""
         self._seen: dict[str, _Seen] = {}
+        self._looked = -math.inf
+        """When the look began that `_seen` is of."""
+        self._swept = ""
+        """Incarnation under which requests to servers that are gone were removed."""
         self._under_way: set[str] = set()
         """Runs that are being acquired or released."""
 
@@ -147,6 +156,12 @@ class Leases:
         if old:
             self._objects.delete(_server_key(old))
 
+    @property
+    def is_valid(self) -> bool:
+        """Whether this server counts as living now, and so may hold runs."""
+        with self._lock:
+            return self._now() < self._valid_until
+
     def holds(self, run_id: str) -> bool:
         """Whether the run is this server's now."""
         with self._lock:
@@ -181,7 +196,8 @@ class Leases:
         if holder.incarnation == mine:
             return self._keep(run_id, mine, holder.epoch)
         if holder.incarnation and self.look_around(holder.incarnation):
-            seen = self._seen.get(holder.incarnation)
+            with self._lock:
+                seen = self._seen.get(holder.incarnation)
             raise Elsewhere(holder.incarnation, seen.server if seen else "")
         if self._objects.replace(key, _lease(mine, holder.epoch + 1), found.tag) is None:
             raise Elsewhere("", "that was faster")
@@ -194,16 +210,24 @@ class Leases:
             self._held[run_id] = epoch
         return epoch
 
-    def release(self, run_id: str) -> None:
-        """Let the run go. Nothing may be acknowledged for it after this."""
+    def release(self, run_id: str, *, only_stray: bool = False) -> None:
+        """Let the run go, if it is this server's. Nothing may be acknowledged for it after this.
+
+        Also where only the store says that it is: an acquisition or a release whose answer was lost leaves that
+        behind. `only_stray`: nothing else. Elsewhere if another change is under way.
+        """
         with self._changing(run_id) as mine:
             with self._lock:
-                epoch = self._held.pop(run_id, None)
-            if epoch is None:
-                return
-            found = self._objects.get(_run_key(run_id))
-            if Holder.parse(found.data) == Holder(mine, epoch):
-                self._objects.replace(_run_key(run_id), _lease("", epoch, released_by=mine), found.tag)
+                if only_stray and run_id in self._held:
+                    return
+                self._held.pop(run_id, None)
+            try:
+                found = self._objects.get(_run_key(run_id))
+            except KeyError:
+                return  # somebody has removed it
+            holder = Holder.parse(found.data)
+            if holder.incarnation == mine:
+                self._objects.replace(_run_key(run_id), _lease("", holder.epoch, released_by=mine), found.tag)
 
     @contextmanager
     def _changing(self, run_id: str) -> Iterator[str]:
@@ -249,7 +273,7 @@ class Leases:
         begun = self._now()
         tags = {_incarnation(key): tag for key, tag in self._objects.tags(SERVERS).items()}
         with self._lock:
-            known = dict(self._seen)
+            known, mine = dict(self._seen), self._incarnation
         fresh: dict[str, _Seen] = {}
         for name, tag in tags.items():
             old = known.get(name)
@@ -260,29 +284,38 @@ class Leases:
             else:
                 fresh[name] = self._first_seen(name, tag)
         with self._lock:
-            self._seen = fresh
-        self._forget_dead(begun)
-        return self._lives(incarnation, begun)
+            # A look that was held up knows less than one that began later.
+            if begun >= self._looked:
+                self._seen, self._looked = fresh, begun
+            sweeps, self._swept = self._swept != mine, mine
+        self._forget_dead(fresh, begun)
+        if sweeps:
+            self._sweep(fresh)
+        # By this look alone: another thread's may be older, and take one for dead that has renewed since.
+        seen = fresh.get(incarnation)
+        return seen is not None and seen.lives(begun)
 
     def _first_seen(self, incarnation: str, tag: str) -> _Seen:
         try:
             fields = _fields(self._objects.get(_server_key(incarnation)).data)
-            server, seconds = str(fields["server"]), min(float(fields["seconds"]), _MAX_SECONDS)
+            server, seconds = str(fields["server"]), float(fields["seconds"])
         except (KeyError, ValueError, TypeError):
             server, seconds = "", _MAX_SECONDS  # whatever it is, it is given time
+        if not 0.0 < seconds <= _MAX_SECONDS:
+            seconds = _MAX_SECONDS
         return _Seen(tag, self._now(), server, seconds)
 
-    def _lives(self, incarnation: str, now: float) -> bool:
-        with self._lock:
-            seen = self._seen.get(incarnation)
-        return seen is not None and now - seen.since <= seen.seconds * _SLACK
+    def _forget_dead(self, seen: Mapping[str, _Seen], now: float) -> None:
+        for incarnation, one in seen.items():
+            if now - one.since > one.seconds * _FORGET_AFTER:
+                self._objects.delete(_server_key(incarnation))
+                for key, _ in self._objects.list(f"{WANTED}/{incarnation}"):
+                    self._objects.delete(key)
 
-    def _forget_dead(self, now: float) -> None:
-        with self._lock:
-            dead = [a for a, seen in self._seen.items() if now - seen.since > seen.seconds * _FORGET_AFTER]
-        for incarnation in dead:
-            self._objects.delete(_server_key(incarnation))
-            for key, _ in self._objects.list(f"{WANTED}/{incarnation}"):
+    def _sweep(self, seen: Collection[str]) -> None:
+        """Remove what was asked of servers that are gone."""
+        for key, _ in self._objects.list(WANTED):
+            if key.split("/")[-2] not in seen:
                 self._objects.delete(key)
 
     def living(self) -> list[str]:
@@ -290,7 +323,7 @@ class Leases:
         now = self._now()
         with self._lock:
             others, mine = dict(self._seen), self._incarnation
-        living = {name for name, seen in others.items() if now - seen.since <= seen.seconds * _SLACK}
+        living = {name for name, seen in others.items() if seen.lives(now)}
         return sorted((living | {mine}) - {""})
 
     def _content(self, incarnation: str, beats: int) -> bytes:

@@ -187,6 +187,10 @@ class MapStore:
         """
         return self._read(scope_kind, "gram", index, numbers)
 
+    def has_row(self, number: int) -> bool:
+        """Whether a published row is shown; else it is shown as lost."""
+        return number in self._sheets.rows["gram"]
+
     def num_estimated(self, number: int) -> int:
         """In how many columns a published row has estimates."""
         if not self._sheets.with_estimates:

@@ -29,6 +29,14 @@ class Names:
         except KeyError:
             raise StoreError(f"{key} was just removed; try again") from None
 
+    def find(self, team: str, name: str) -> str:
+        """The id of the run that has claimed the name; empty if none has."""
+        key = _key(team, name)
+        try:
+            return _run_id(self._objects.get(key).data, key)
+        except KeyError:
+            return ""
+
     def pass_on(self, team: str, name: str, old: str, run_id: str) -> bool:
         """Give the name of a run that never came about to another; False if somebody else was faster."""
         key = _key(team, name)

@@ -28,12 +28,14 @@ from typing import Any, Final, TypeVar
 from trajmon_protos.errors import RecordError
 from trajmon_protos.names import RUN_ID
 from trajmon_protos.record import read_digest
+from trajmon_protos.v1 import types_pb2
 from trajmon_server.store import errors
 from trajmon_server.store.base import AppendOutcome, RecordKind, RowKey
 from trajmon_server.store.fenced import FencedFiles
+from trajmon_server.store.header_cache import HeaderCache
 from trajmon_server.store.objects import Objects, Part
 from trajmon_server.store.record_journal import DAMAGED, Aside, RecordJournal, missing
-from trajmon_server.store.records import FORMATS, OpenRecord, Place, check_run_id
+from trajmon_server.store.records import FORMATS, ROWS, OpenRecord, Place, check_run_id
 
 __all__ = ["GONE", "ObjectJournal"]
 
@@ -54,9 +56,10 @@ _TRIES: Final = 8
 class ObjectJournal(RecordJournal):
     """A :class:`~trajmon_server.store.base.Journal` in an object store. Thread safe."""
 
-    def __init__(self, objects: Objects) -> None:
+    def __init__(self, objects: Objects, cache: HeaderCache | None = None) -> None:
         """Open the journal. JournalError if the store cannot be used for one: that is tried."""
         self._objects = objects
+        self._cache = cache
         self._files = FencedFiles(objects)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="object-store")
         self._described: set[str] = set()
@@ -104,6 +107,37 @@ class ObjectJournal(RecordJournal):
             return
         raise errors.ConflictError(place.words, read_digest(stored), read_digest(record))
 
+    def headers(self, run_id: str) -> Iterator[tuple[int, types_pb2.RowHeader, int]]:
+        """See :meth:`Journal.headers`. Those of objects that were read before come from the cache."""
+        if self._cache is None:
+            yield from super().headers(run_id)
+            return
+        check_run_id(run_id)
+        listed = self._objects.sizes_and_tags(f"{run_id}/{ROWS.folder}")
+        rows = [
+            (key, tag)
+            for path, (size, tag) in sorted(listed.items())
+            if size != len(GONE) and (key := ROWS.key(path.rpartition("/")[2], size)) and not key.part
+        ]
+        known = self._cache.load(run_id)
+        new = [key.checkpoint for key, tag in rows if (key.checkpoint, tag) not in known]
+        read = iter(self._each(lambda number: self._header_or_none(run_id, number), new))
+        kept: dict[tuple[int, str], bytes] = {}
+        for key, tag in rows:
+            place = (key.checkpoint, tag)
+            header = types_pb2.RowHeader.FromString(known[place]) if place in known else next(read)
+            if header is not None:
+                kept[place] = header.SerializeToString()
+                yield key.checkpoint, header, key.size_bytes
+        if new or len(kept) != len(known):
+            self._cache.save(run_id, kept)
+
+    def _header_or_none(self, run_id: str, checkpoint: int) -> types_pb2.RowHeader | None:
+        try:
+            return self.header(run_id, checkpoint, 0)
+        except (errors.RowDamagedError, errors.RowMissingError):
+            return None
+
     def _replace_file(self, path: str, content: bytes) -> None:
         self._files.put(path, content)
 
@@ -139,6 +173,12 @@ class ObjectJournal(RecordJournal):
 
     def _read_file(self, path: str) -> bytes | None:
         return self._files.get(path)
+
+    def _peek_file(self, path: str) -> bytes | None:
+        try:
+            return self._objects.get(path).data
+        except KeyError:
+            return None
 
     def _each(
         self, use: Callable[[A], T], items: Iterable[A], size_bytes: Callable[[A], int] = lambda _: 0

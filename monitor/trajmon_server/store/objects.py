@@ -148,9 +148,19 @@ class Objects:
 
     def tags(self, prefix: str) -> dict[str, str]:
         """Keys below `prefix` (a folder) and the tags of their objects."""
+        return {path: tag for path, (_, tag) in self.sizes_and_tags(prefix).items()}
+
+    def sizes_and_tags(self, prefix: str) -> dict[str, tuple[int, str]]:
+        """Keys below `prefix` (a folder), sizes in bytes and tags of their objects."""
         with self._translated("list", prefix):
             pages = obstore.list(self._store, prefix, chunk_size=1000)
-            return {str(meta["path"]): meta["e_tag"] or "" for page in pages for meta in page}
+            found = {
+                str(meta["path"]): (int(meta["size"]), meta["e_tag"] or "") for page in pages for meta in page
+            }
+        if not all(tag for _, tag in found.values()):
+            # Taken for tags, they would never change: a living server would look dead.
+            raise errors.JournalUnavailableError(f"{self.name} lists objects without their tags (ETag)")
+        return found
 
     def folders(self, prefix: str = "") -> Sequence[str]:
         """Names of the folders right below `prefix`, sorted."""
@@ -177,11 +187,17 @@ class Objects:
             raise errors.JournalUnavailableError(f"{what}: {_told(error)}") from error
 
 
-def open_objects(url: str, options: Mapping[str, str]) -> Objects:
+def open_objects(
+    url: str,
+    options: Mapping[str, str],
+    call_seconds: float = _CALL_SECONDS,
+    retry_seconds: float = _RETRY_SECONDS,
+) -> Objects:
     """The store that a URL like ``s3://bucket/prefix`` names; ValueError if it cannot be one.
 
     `options` are those of the store's kind, such as ``endpoint``, ``region``, ``access_key_id``; what is not given
-    is taken from the environment, such as ``AWS_REGION``, or from the machine's role.
+    is taken from the environment, such as ``AWS_REGION``, or from the machine's role. A request is given up after
+    `call_seconds`, and not begun again once `retry_seconds` are over.
     """
     scheme, mark, rest = url.partition("://")
     if not mark or scheme not in SCHEMES or not rest.strip("/"):
@@ -190,8 +206,8 @@ def open_objects(url: str, options: Mapping[str, str]) -> Objects:
             f"{url!r} names no object store: {known}; without one the journal is on the local disk"
         )
     client: ClientConfig = {
-        "timeout": timedelta(seconds=_CALL_SECONDS),
-        "connect_timeout": timedelta(seconds=3),
+        "timeout": timedelta(seconds=call_seconds),
+        "connect_timeout": timedelta(seconds=min(3.0, call_seconds)),
     }
     endpoint = next((value for key, value in options.items() if key.lower().endswith("endpoint")), "")
     if endpoint.startswith("http://"):
@@ -203,7 +219,7 @@ def open_objects(url: str, options: Mapping[str, str]) -> Objects:
             client_options=client,
             retry_config={
                 "max_retries": 4,
-                "retry_timeout": timedelta(seconds=_RETRY_SECONDS),
+                "retry_timeout": timedelta(seconds=retry_seconds),
                 "backoff": {
                     "init_backoff": timedelta(milliseconds=100),
                     "max_backoff": timedelta(seconds=2),

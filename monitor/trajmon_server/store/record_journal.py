@@ -100,6 +100,10 @@ class RecordJournal(ABC):
     def _read_file(self, path: str) -> bytes | None:
         """A small file of a run, None if there is none."""
 
+    def _peek_file(self, path: str) -> bytes | None:
+        """The same, where that does not make the next replacement one of what was read."""
+        return self._read_file(path)
+
     @abstractmethod
     def _replace_file(self, path: str, content: bytes) -> None:
         """See :meth:`Journal.put_run_file`."""
@@ -268,8 +272,14 @@ class RecordJournal(ABC):
 
     def get_run_file(self, run_id: str, name: str) -> dict[str, Any] | None:
         """See :meth:`Journal.get_run_file`."""
-        path = _file_path(run_id, name)
-        content = self._read_file(path)
+        return self._parsed_file(_file_path(run_id, name), self._read_file)
+
+    def peek_run_file(self, run_id: str, name: str) -> dict[str, Any] | None:
+        """See :meth:`Journal.peek_run_file`."""
+        return self._parsed_file(_file_path(run_id, name), self._peek_file)
+
+    def _parsed_file(self, path: str, read: Callable[[str], bytes | None]) -> dict[str, Any] | None:
+        content = read(path)
         if content is None:
             return None
         try:

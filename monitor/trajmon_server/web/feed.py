@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
@@ -30,6 +31,8 @@ HEARTBEAT_SECONDS = 15.0
 """A line that says nothing, so that proxies and dead connections are found out."""
 RETRY_MILLISECONDS = 2000
 MOST_LISTENERS = 256
+_REVISIONS = itertools.count(1)
+"""One counter for all feeds: a feed that ends and begins again tells none that was told before."""
 
 
 def interval_seconds(listeners: int) -> float:
@@ -100,6 +103,9 @@ class _Feed:
         self._ended = False
         self._changed = asyncio.Event()
         self._newest: tuple[int, int] | None = None
+        self._of_maps: tuple[int, ...] = ()
+        """All that maps and curves follow from, as numbers."""
+        self._revision = 0
         self._state: dict[str, Any] = {}
         """Without words: those about silence change with every look."""
         self._task: asyncio.Task[None] | None = None
@@ -141,7 +147,10 @@ class _Feed:
     def _look(self) -> None:
         analysis = self._run.shown
         newest = (self._run.generation, analysis.path[-1]) if analysis.path else None
-        state = _state(self._run)
+        of_maps = _of_maps(self._run)
+        if of_maps != self._of_maps:
+            self._of_maps, self._revision = of_maps, next(_REVISIONS)
+        state = {"revision": self._revision, **_state(self._run)}
         told = {**state, "advice": {**state["advice"], "reason": "", "evidence": {}}}
         if newest is not None and newest != self._newest:
             self._say("checkpoint", newest[1], {**state, **_checkpoint(self._run)})
@@ -157,6 +166,13 @@ class _Feed:
         self._event = head.encode() + b"data: " + json_bytes({"version": self.version, **data}) + b"\n\n"
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _of_maps(run: Run) -> tuple[int, ...]:
+    """Changes when maps and curves do: also when a row takes the place of what its sketch told."""
+    path, early = run.shown.path, run.early
+    num_early = len(early.rows) if early is not None else 0
+    return run.generation, len(path), path[-1] if path else -1, num_early
 
 
 def _state(run: Run) -> dict[str, Any]:

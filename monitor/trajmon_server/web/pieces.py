@@ -56,11 +56,16 @@ class Pieces(StreamingResponse):
             async with asyncio.timeout(self._seconds):
                 await super().__call__(scope, receive, send)
 
-    async def collected(self) -> bytes:
-        """All pieces as one, instead of sending them."""
+    async def collected(self, has_room: Callable[[int], bool]) -> bytes | None:
+        """All pieces as one, instead of sending them; None once there is no room for so many more bytes."""
+        pieces = []
         with self._held:
             async with asyncio.timeout(self._seconds):
-                return b"".join([_bytes(piece) async for piece in self.body_iterator])
+                async for piece in self.body_iterator:
+                    if not has_room(len(piece)):
+                        return None
+                    pieces.append(_bytes(piece))
+        return b"".join(pieces)
 
 
 def _bytes(piece: str | bytes | memoryview) -> bytes:

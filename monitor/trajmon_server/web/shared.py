@@ -2,6 +2,10 @@
 
 An event of a run's stream has a version. Whoever asks with ``version=N`` is content with an answer that was begun when
 event N had been told, or later; whoever asks without it gets one of this moment.
+
+An answer is kept under the run's id, for callers that may read the run, and for some seconds: longer than pages take to
+ask after an event. Not all that belongs to an answer makes an event, so none may last. Memory is bounded, also against
+one caller who asks for something else each time: what has no room is not shared, and is made for its caller alone.
 """
 
 from __future__ import annotations
@@ -15,10 +19,15 @@ from starlette.responses import Response
 
 from trajmon_server.web.pieces import Pieces
 
-__all__ = ["MOST_BYTES", "SharedAnswers"]
+__all__ = ["KEPT_SECONDS", "MOST_BYTES", "MOST_KEPT", "MOST_UNDER_WAY", "SharedAnswers"]
 
 MOST_BYTES = 64 << 20
-"""Of all answers that are kept."""
+"""Of all answers that are kept, and of those that are being made as far as they are."""
+MOST_KEPT = 1024
+MOST_UNDER_WAY = 128
+"""They are made to their end, also if nobody waits for them any more."""
+KEPT_SECONDS = 10.0
+"""From when it is whole. Events come at least every 5 s on a run that goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +46,15 @@ class _Whole:
         return made
 
 
-@dataclass(slots=True)
 class _Kept:
-    version: int
-    task: asyncio.Task[_Whole]
-    size: int = 0
+    """One answer, from when it is begun."""
+
+    def __init__(self, version: int) -> None:
+        self.version = version
+        self.task: asyncio.Task[_Whole | None]
+        """None: there was no room for it."""
+        self.size = 0
+        """Bytes that it holds."""
 
 
 class SharedAnswers:
@@ -49,6 +62,13 @@ class SharedAnswers:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, str], _Kept] = OrderedDict()
+        self._under_way: set[_Kept] = set()
+        self._bytes = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Of answers that are kept or being made."""
+        return self._bytes
 
     async def get(
         self, run_id: str, key: str, version: int, newest: int, make: Callable[[], Awaitable[Response]]
@@ -58,31 +78,84 @@ class SharedAnswers:
         `make` is called unless such an answer is there or on its way. What it raises reaches all who wait for it, and
         is not kept.
         """
+        if version > newest:
+            # Of an earlier life of the server, or made up: nothing is known to be as new.
+            return await make()
         kept = self._kept.get((run_id, key))
         if kept is None or kept.version < version:
-            kept = _Kept(newest, asyncio.get_running_loop().create_task(_whole(make)))
-            self._kept[run_id, key] = kept
-            kept.task.add_done_callback(lambda task: self._settle((run_id, key), kept, task))
+            if len(self._under_way) >= MOST_UNDER_WAY:
+                return await make()
+            kept = self._begin((run_id, key), newest, make)
         self._kept.move_to_end((run_id, key), last=True)
         # Who leaves does not take the answer from the others.
-        return (await asyncio.shield(kept.task)).response()
+        whole = await asyncio.shield(kept.task)
+        return await make() if whole is None else whole.response()
 
     def forget(self, run_id: str) -> None:
         """Give up what is kept of a run."""
         for key in [key for key in self._kept if key[0] == run_id]:
-            del self._kept[key]
+            self._drop(key, self._kept[key])
 
-    def _settle(self, key: tuple[str, str], kept: _Kept, task: asyncio.Task[_Whole]) -> None:
+    def _begin(self, key: tuple[str, str], version: int, make: Callable[[], Awaitable[Response]]) -> _Kept:
+        if key in self._kept:
+            self._drop(key, self._kept[key])
+        kept = _Kept(version)
+        kept.task = asyncio.get_running_loop().create_task(self._whole(kept, make))
+        self._kept[key] = kept
+        self._under_way.add(kept)
+        kept.task.add_done_callback(lambda task: self._settle(key, kept, task))
+        self._make_room()
+        return kept
+
+    async def _whole(self, kept: _Kept, make: Callable[[], Awaitable[Response]]) -> _Whole | None:
+        def has_room(added: int) -> bool:
+            kept.size += added
+            self._bytes += added
+            self._make_room()
+            return self._bytes <= MOST_BYTES
+
+        answer = await make()
+        body: bytes | None
+        if isinstance(answer, Pieces):
+            body = await answer.collected(has_room)
+        else:
+            body = bytes(answer.body)
+            if not has_room(len(body)):
+                body = None
+        if body is None:
+            self._give_back(kept)
+            return None
+        return _Whole(answer.status_code, tuple(answer.raw_headers), body)
+
+    def _settle(self, key: tuple[str, str], kept: _Kept, task: asyncio.Task[_Whole | None]) -> None:
+        self._under_way.discard(kept)
         if task.cancelled() or task.exception() is not None:
-            if self._kept.get(key) is kept:
-                del self._kept[key]
+            self._drop(key, kept)
+        if self._kept.get(key) is not kept:
+            self._give_back(kept)
+        else:
+            task.get_loop().call_later(KEPT_SECONDS, self._drop, key, kept)
+
+    def _make_room(self) -> None:
+        """Give up the oldest answers that are whole, as far as need be."""
+        if self._fits:
             return
-        kept.size = len(task.result().body)
-        while sum(one.size for one in self._kept.values()) > MOST_BYTES:
-            self._kept.popitem(last=False)
+        for key, kept in list(self._kept.items()):
+            if kept not in self._under_way:
+                self._drop(key, kept)
+                if self._fits:
+                    return
 
+    @property
+    def _fits(self) -> bool:
+        return self._bytes <= MOST_BYTES and len(self._kept) <= MOST_KEPT
 
-async def _whole(make: Callable[[], Awaitable[Response]]) -> _Whole:
-    answer = await make()
-    body = await answer.collected() if isinstance(answer, Pieces) else bytes(answer.body)
-    return _Whole(answer.status_code, tuple(answer.raw_headers), body)
+    def _drop(self, key: tuple[str, str], kept: _Kept) -> None:
+        if self._kept.get(key) is kept:
+            del self._kept[key]
+        if kept not in self._under_way:
+            self._give_back(kept)
+
+    def _give_back(self, kept: _Kept) -> None:
+        self._bytes -= kept.size
+        kept.size = 0

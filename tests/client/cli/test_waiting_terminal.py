@@ -19,9 +19,10 @@ from pathlib import Path
 
 import pytest
 
-from support.calls import push_all
+from support.calls import open_run, push, push_all
 from support.rows import SyntheticRun
 from support.server import Client, ServerProcess
+from support.sketched_rows import SketchedRun
 
 SECONDS = 60.0
 BAR = "━"
@@ -30,9 +31,16 @@ COMMANDS = {
     "hallmarks": ["hallmarks", "slow"],
     "runs": ["runs"],
     "compare": ["compare", "slow", "slow-too"],
+    "cross": ["cross", "sketched", "sketched-too"],
 }
-STEPS = {"show": "run", "hallmarks": "hallmarks", "runs": "runs", "compare": "slow"}
-OUTPUT = {"show": "MDS", "hallmarks": "checkpoint", "runs": "last seen", "compare": "slow-too"}
+STEPS = {"show": "run", "hallmarks": "hallmarks", "runs": "runs", "compare": "slow", "cross": "comparing"}
+OUTPUT = {
+    "show": "MDS",
+    "hallmarks": "checkpoint",
+    "runs": "last seen",
+    "compare": "slow-too",
+    "cross": "sketched-too",
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +49,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     with Client(started.addresses["grpc"], started.token) as client:
         for seed, name in enumerate(("slow", "slow-too")):
             push_all(client, SyntheticRun(name, seed=seed))
+        for seed, name in enumerate(("sketched", "sketched-too")):
+            run = SketchedRun(name, seed=seed, num_checkpoints=3, layer_size=200)
+            epoch = open_run(client, run).writer_epoch
+            for checkpoint in range(run.num_checkpoints):
+                push(client, run, epoch, run.sketch_record(checkpoint))
+                push(client, run, epoch, run.record(checkpoint))
     yield started
     assert started.stop() == 0
 
@@ -121,7 +135,11 @@ def test_slow_work_is_shown_and_the_bar_leaves(site: ServerProcess, command: str
     assert BAR not in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", after)
 
 
-@pytest.mark.parametrize(("arguments", "piped"), [(["runs", "--json"], False), (["runs"], True)])
+@pytest.mark.parametrize(
+    ("arguments", "piped"),
+    [(["runs", "--json"], False), ([*COMMANDS["cross"], "--json"], False), (["runs"], True)],
+    ids=["runs-json", "cross-json", "runs-piped"],
+)
 def test_json_and_pipes_get_no_bar(site: ServerProcess, arguments: list[str], piped: bool) -> None:
     site.signal(signal.SIGSTOP)
     try:
@@ -135,7 +153,7 @@ def test_json_and_pipes_get_no_bar(site: ServerProcess, arguments: list[str], pi
     told = program.end()
     control.end()
     assert BAR not in program.shown
-    assert "slow-too" in (told if piped else program.shown)
+    assert "slow-too" in told if piped else "-too" in program.shown
 
 
 def test_a_picture_that_is_drawn_for_long_is_named(site: ServerProcess, tmp_path: Path) -> None:

@@ -11,7 +11,10 @@ from pathlib import Path
 from trajmon.numerics import compiling
 
 INNER = "from loops.compiling import compiled\n@compiled()\ndef inner(): return {}\n"
-OUTER = "from loops.compiling import compiled\nfrom loops.inner import inner\n@compiled()\ndef outer(): return 10 * inner()\n"
+OUTER = (
+    "from loops.compiling import compiled\nfrom loops.inner import inner\n"
+    "@compiled()\ndef outer(): return 10 * inner()\n"
+)
 
 
 def run(folder: Path) -> tuple[int, bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -302,3 +303,98 @@ def test_there_are_never_two_holders(seed: int, patience: float) -> None:
         act(chance.choice(world.servers))
         world.true[0] += chance.expovariate(1.0) * patience
         check()
+
+
+class HeldUpObjects(Objects):
+    """The next read of a server waits; the next removal lets it go on, and waits until its look is done with."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__(store, "memory")
+        self.holds_up = False
+        self.listed, self.goes_on, self.done = threading.Event(), threading.Event(), threading.Event()
+
+    def get(self, key: str) -> Found:
+        if self.holds_up and "servers" in key:
+            self.holds_up = False
+            self.listed.set()
+            assert self.goes_on.wait(20)
+        return super().get(key)
+
+    def delete(self, key: str) -> None:
+        super().delete(key)
+        if self.listed.is_set():
+            self.goes_on.set()
+            assert self.done.wait(20)
+
+
+def test_a_look_that_was_held_up_makes_no_living_server_dead() -> None:
+    world = World(2)
+    holder, dead = world.servers
+    objects = HeldUpObjects(world.store)
+    other = world.add(2, objects)
+    holder.acquire(RUNS[0])
+    world.sleep(29 * 6, holder, other)
+    assert dead.incarnation not in other.living()
+    newcomer = world.add(3)
+    objects.holds_up = True
+
+    def look() -> None:
+        other.look_around()
+        objects.done.set()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    assert objects.listed.wait(20)
+    for _ in range(12):
+        world.true[0] += 1.0
+        holder.renew()
+        newcomer.renew()
+    # While this one removes what is left of the dead server, the other look ends: it has seen an old renewal.
+    with pytest.raises(Elsewhere, match="server-0 holds the run"):
+        other.acquire(RUNS[0])
+    assert objects.goes_on.is_set()
+    thread.join(20)
+    assert world.holders(RUNS[0]) == ["server-0"]
+    assert holder.incarnation in other.living()
+
+
+def test_a_release_makes_good_what_only_the_store_knows() -> None:
+    world = World(2)
+    first, second = world.servers
+    objects = Objects(world.store, "memory")
+    first.acquire(RUNS[0])
+    objects.create(f"leases/runs/{RUNS[1]}.json", f'{{"holder": "{first.incarnation}", "epoch": 7}}'.encode())
+    for run_id in RUNS:
+        first.release(run_id, only_stray=True)
+    assert first.holds(RUNS[0])
+    assert second.acquire(RUNS[1]) == 8
+    objects.delete(f"leases/runs/{RUNS[0]}.json")
+    first.release(RUNS[0])
+    first.release(RUNS[1])
+    assert not first.holds(RUNS[0])
+    assert second.holds(RUNS[1])
+
+
+def test_what_was_asked_of_servers_that_are_gone_does_not_pile_up() -> None:
+    world = World(2)
+    first, second = world.servers
+    for run_id in RUNS:
+        second.ask(run_id, first.incarnation)
+    first.end()
+    objects = Objects(world.store, "memory")
+    assert len(list(objects.list("leases/wanted"))) == 2
+    world.add(2).look_around()
+    assert list(objects.list("leases/wanted")) == []
+
+
+@pytest.mark.parametrize("seconds", ["NaN", "-1", "0", "1e300", "Infinity"])
+def test_a_server_that_tells_nonsense_of_its_leases_is_given_time(seconds: str) -> None:
+    world = World(1)
+    objects = Objects(world.store, "memory")
+    objects.create("leases/servers/feedbeef.json", f'{{"server": "x", "seconds": {seconds}}}'.encode())
+    objects.create(f"leases/runs/{RUNS[0]}.json", b'{"holder": "feedbeef", "epoch": 4}')
+    world.sleep(500, world.servers[0])
+    with pytest.raises(Elsewhere, match="server x holds the run"):
+        world.servers[0].acquire(RUNS[0])
+    world.sleep(200, world.servers[0])
+    assert world.servers[0].acquire(RUNS[0]) == 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from starlette.responses import Response
@@ -64,10 +64,46 @@ def test_none_is_older_than_its_version() -> None:
         assert (await answers.get("r", "map", 4, 4, make)).body == b"2"
         # A page that is behind gets the newer one.
         assert (await answers.get("r", "map", 3, 4, make)).body == b"2"
-        # One that names an event which was never told, of an earlier life of the server: an answer of now.
-        assert (await answers.get("r", "map", 99, 4, make)).body == b"3"
         answers.forget("r")
-        assert (await answers.get("r", "map", 1, 1, make)).body == b"4"
+        assert (await answers.get("r", "map", 1, 1, make)).body == b"3"
+        assert answers.held_bytes == 1
+
+    run(work)
+
+
+@pytest.mark.parametrize("version", [5, 2**53 - 1])
+def test_one_that_was_never_told_is_an_answer_of_now_and_is_not_kept(version: int) -> None:
+    async def work() -> None:
+        answers, make = SharedAnswers(), Maker()
+        assert (await answers.get("r", "map", 4, 4, make)).body == b"1"
+        assert (await answers.get("r", "map", version, 4, make)).body == b"2"
+        assert (await answers.get("r", "map", version, 4, make)).body == b"3"
+        # Nor does it take the place of what others share.
+        assert (await answers.get("r", "map", 4, 4, make)).body == b"1"
+        assert answers.held_bytes == 1
+
+    run(work)
+
+
+def test_none_is_kept_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "KEPT_SECONDS", 0.05)
+
+    async def work() -> None:
+        answers, make = SharedAnswers(), Maker()
+        make.go.clear()
+        waiting = asyncio.create_task(answers.get("r", "map", 1, 1, make))
+        # Its time begins when it is whole.
+        await asyncio.sleep(0.2)
+        also = asyncio.create_task(answers.get("r", "map", 1, 1, make))
+        await asyncio.sleep(0)
+        make.go.set()
+        assert (await waiting).body == (await also).body == b"1"
+        assert answers.held_bytes == 1
+        async with asyncio.timeout(20):
+            while answers.held_bytes:
+                await asyncio.sleep(0.01)
+        # No event has come since, and yet it is a new one.
+        assert (await answers.get("r", "map", 1, 1, make)).body == b"2"
 
     run(work)
 
@@ -119,6 +155,115 @@ def test_the_oldest_go_when_there_is_no_room(monkeypatch: pytest.MonkeyPatch) ->
             await answers.get("r", key, 1, 1, make(key))
         # "b" made room for "c": "a" was asked for since.
         assert made == ["a", "b", "c", "b"]
+
+    run(work)
+
+
+def test_a_newer_answer_takes_the_place_of_the_older(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        answers, old, new = SharedAnswers(), Maker(), Maker()
+        old.go.clear()
+        first = asyncio.create_task(answers.get("r", "map", 1, 1, old))
+        await asyncio.sleep(0)
+        await answers.get("r", "map", 2, 2, new)
+        old.go.set()
+        await first
+        # The older one was whole after the newer one; it is not kept all the same.
+        await asyncio.sleep(0)
+        assert answers.held_bytes == 1
+        assert (await answers.get("r", "map", 2, 2, new)).body == b"1"
+        assert new.calls == 1
+
+    run(work)
+
+
+def test_many_small_ones_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "MOST_KEPT", 3)
+
+    async def work() -> None:
+        answers, make = SharedAnswers(), Maker()
+        for key in range(50):
+            await answers.get("r", f"size={key}", 1, 1, make)
+        assert answers.held_bytes == sum(len(str(call)) for call in (48, 49, 50))
+        assert (await answers.get("r", "size=49", 1, 1, make)).body == b"50"
+
+    run(work)
+
+
+def test_who_asks_for_more_than_can_be_under_way_is_answered_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "MOST_UNDER_WAY", 2)
+
+    async def work() -> None:
+        answers, slow, make = SharedAnswers(), Maker(), Maker()
+        slow.go.clear()
+        gone = [asyncio.create_task(answers.get("r", str(key), 1, 1, slow)) for key in range(2)]
+        await asyncio.sleep(0)
+        # They leave at once; what they asked for is made to its end, and counts until then.
+        for task in gone:
+            task.cancel()
+        await asyncio.gather(*gone, return_exceptions=True)
+        for _ in range(3):
+            await answers.get("r", "another", 1, 1, make)
+        assert (slow.calls, make.calls) == (2, 3)
+        slow.go.set()
+        await answers.get("r", "0", 1, 1, make)
+        await answers.get("r", "1", 1, 1, make)
+        await answers.get("r", "another", 1, 1, make)
+        await answers.get("r", "another", 1, 1, make)
+        assert (slow.calls, make.calls) == (2, 4)
+
+    run(work)
+
+
+def test_what_is_too_large_to_keep_is_made_for_each_and_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "MOST_BYTES", 25)
+
+    async def work() -> None:
+        answers = SharedAnswers()
+        taken: list[int] = []
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for _ in range(10):
+                taken.append(answers.held_bytes)
+                yield b"x" * 10
+
+        async def make() -> Response:
+            return Pieces(pieces(), media_type="text/plain")
+
+        small = Maker()
+        await answers.get("r", "small", 1, 1, small)
+        told = [await answers.get("r", "large", 1, 1, make) for _ in range(2)]
+        assert [type(answer) for answer in told] == [Pieces, Pieces]
+        # It was given up as soon as it did not fit, and is not tried again for the second.
+        assert taken == [1, 11, 21]
+        assert answers.held_bytes == 0
+        body = b"".join([piece async for piece in cast("Pieces", told[0]).body_iterator])  # type: ignore[misc]
+        assert body == b"x" * 100
+
+        async def plain() -> Response:
+            return Response(b"y" * 26)
+
+        assert (await answers.get("r", "plain", 1, 1, plain)).body == b"y" * 26
+        assert answers.held_bytes == 0
+
+    run(work)
+
+
+def test_what_a_failure_held_is_given_back() -> None:
+    async def work() -> None:
+        answers = SharedAnswers()
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"x" * 10
+            raise OSError("broken")
+
+        async def make() -> Response:
+            return Pieces(pieces(), media_type="text/plain")
+
+        with pytest.raises(OSError, match="broken"):
+            await answers.get("r", "large", 1, 1, make)
+        await asyncio.sleep(0)
+        assert answers.held_bytes == 0
 
     run(work)
 

@@ -106,6 +106,7 @@ async function show() {
       cards.delete(name);
     }
   }
+  const room = shown.some(({ map, run }) => map !== null && run.findings.length > 0);
   for (const { name, map, why, run, slot } of shown) {
     const card = cards.get(name) ?? newCard(name);
     $("maps").append(card.figure);
@@ -117,7 +118,7 @@ async function show() {
       card.plot.clear();
       continue;
     }
-    await card.plot.show(map, { scale, phases: run.phases, findings: run.findings, bar: false, name });
+    await card.plot.show(map, { scale, phases: run.phases, findings: run.findings, bar: false, room, name });
     saveMenu(card.save, [
       ["PNG", () => plotFile(card.div, "png", name, scope)],
       ["SVG", () => plotFile(card.div, "svg", name, scope)],

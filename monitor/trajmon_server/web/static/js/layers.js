@@ -212,7 +212,7 @@ async function showGroups(version) {
   await Promise.all(Array.from({ length: GROUPS_AT_ONCE }, worker));
   found.sort((a, b) => (b.settled ?? -1) - (a.settled ?? -1) || a.group.localeCompare(b.group));
   $("settled-words").textContent =
-    `First checkpoint from which at most ${100 * STILL_AHEAD} % of a group's change of direction was still ahead; the later, the longer it moved. Ours, and as of the last checkpoint so far.`;
+    `First checkpoint from which at most ${100 * STILL_AHEAD} % of a group's change of direction was still ahead; the later, the longer it moved. A measure of trajmon, not of the paper; as of the last checkpoint so far.`;
   fill(
     $("settled"),
     found.map(({ group, settled, last, mean }) => {
@@ -291,11 +291,10 @@ restore();
 await load();
 openLayer();
 document.body.dataset.ready = "true";
-let seen = "";
-follow(name, async ({ checkpoint, checkpoints, version }) => {
-  const state = `${checkpoint}/${checkpoints}`;
-  if (state !== seen) {
-    seen = state;
+let seen = 0;
+follow(name, async ({ revision, version }) => {
+  if (revision !== seen) {
+    seen = revision;
     await load(version);
   }
 });

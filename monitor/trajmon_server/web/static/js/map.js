@@ -89,13 +89,14 @@ export class MapPlot {
 
   /**
    * Draw a map. `scale`: [low, high]. `phases`: [{start, learning_rate}], the later ones are marked where they begin.
-   * `findings`: [{checkpoint, text}]. `bar`: whether a colour bar stands beside it.
+   * `findings`: [{checkpoint, text}]. `bar`: whether a colour bar stands beside it. `room`: above it also where there are no
+   * findings, since a map beside it has some.
    */
-  async show(map, { scale, phases = [], findings = [], bar = true, name = "" }) {
+  async show(map, { scale, phases = [], findings = [], bar = true, room = false, name = "" }) {
     this.#map = map;
     if (this.#cursor !== null && Math.max(...this.#cursor) >= map.n) this.#cursor = null;
     const rows = Array.from({ length: map.n }, (_, i) => map.values.subarray(i * map.n, (i + 1) * map.n));
-    this.#made = () => this.#figure(rows, scale, phases, findings, bar, name);
+    this.#made = () => this.#figure(rows, scale, phases, findings, bar, room, name);
     await draw(this.#div, this.#made);
     if (!this.#ready) this.#listen();
     if (this.#cursor !== null) this.#point(this.#cursor);
@@ -108,7 +109,7 @@ export class MapPlot {
     clear(this.#div);
   }
 
-  #figure(rows, scale, phases, findings, bar, name) {
+  #figure(rows, scale, phases, findings, bar, above, name) {
     const map = this.#map;
     const [low, high] = scale[1] > scale[0] ? scale : [scale[1] - 1e-3 * Math.max(1, Math.abs(scale[1])), scale[1]];
     const kept = this.#div._fullLayout?.xaxis?.range;
@@ -120,7 +121,7 @@ export class MapPlot {
     const margin = {
       l: narrow ? 34 : 50,
       r: bar ? (narrow ? 52 : 88) : 8,
-      t: marks.annotations.length ? 18 : 6,
+      t: above || marks.annotations.length ? 18 : 6,
       b: 34,
     };
     const room = this.#div.clientWidth - margin.l - margin.r;

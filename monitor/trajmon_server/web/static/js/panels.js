@@ -89,16 +89,18 @@ export class SpectrumPanel extends Panel {
   async show(scope, version) {
     const told = await getSpectrum(this.run, { scope, version });
     const colors = lineColors();
-    const shares = (values) => {
-      const sum = values.reduce((a, b) => a + b, 0);
-      return values.map((value) => (sum > 0 && value > 0 ? value / sum : null));
+    // Eigenvalues are known to about n ε times the largest, or to the errors of the entries: what is below says nothing.
+    const least = ({ eigenvalues, error }) => Math.max(eigenvalues.length * 2 ** -52 * (eigenvalues[0] ?? 0), error ?? 0);
+    const shares = (told) => {
+      const sum = told.eigenvalues.reduce((a, b) => a + b, 0);
+      return told.eigenvalues.map((value) => (sum > 0 && value > least(told) ? value / sum : null));
     };
     const kinds = [
       ["map", "C, the map", told.map],
       ["gram", "K, the Gram", told.gram],
     ];
-    const data = kinds.map(([, name, { eigenvalues }], at) => {
-      const y = shares(eigenvalues);
+    const data = kinds.map(([, name, found], at) => {
+      const y = shares(found);
       return {
         type: "scatter",
         mode: y.length <= 60 ? "lines+markers" : "lines",
@@ -113,15 +115,17 @@ export class SpectrumPanel extends Panel {
     await draw($("spectrum"), () => ({
       data,
       layout: layout({
-        xaxis: { title: { text: "eigenvalue", standoff: 3 } },
-        yaxis: { type: "log", title: { text: "share of the trace", standoff: 4 }, exponentformat: "power" },
+        xaxis: { title: { text: "eigenvalue", standoff: 3, font: { size: 11 } } },
+        yaxis: { type: "log", title: { text: "share of the trace", standoff: 4, font: { size: 11 } }, exponentformat: "power" },
         margin: { l: 62, r: 8, t: 8, b: 38 },
         showlegend: true,
         legend: { x: 1, xanchor: "right", y: 1, bgcolor: "rgba(0,0,0,0)" },
       }),
     }));
+    const lost = kinds.some(([, , found]) => shares(found).includes(null));
     $("spectrum-words").textContent =
-      `effective rank: map ${short(told.map.effective_rank, 3)}, Gram ${short(told.gram.effective_rank, 3)}, of ${told.map.eigenvalues.length} checkpoints`;
+      `effective rank: map ${short(told.map.effective_rank, 3)}, Gram ${short(told.gram.effective_rank, 3)}, of ${told.map.eigenvalues.length} checkpoints` +
+      (lost ? "; eigenvalues below their own error are left out" : "");
     saveMenu($("spectrum-save"), [
       ["PNG", () => plotFile($("spectrum"), "png", this.run, "spectrum")],
       ["SVG", () => plotFile($("spectrum"), "svg", this.run, "spectrum")],

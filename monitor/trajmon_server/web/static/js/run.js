@@ -277,11 +277,10 @@ restore();
 await loadRun();
 await loadAll();
 document.body.dataset.ready = "true";
-let seen = "";
+let seen = 0;
 const refresh = async (event) => {
-  const state = JSON.stringify([event.checkpoint, event.checkpoints, event.superseded]);
-  const same = state === seen;
-  seen = state;
+  const same = event.revision === seen;
+  seen = event.revision;
   await loadRun(event.version);
   if (!same) await loadAll(event.version);
 };

@@ -1,4 +1,4 @@
-// When a layer or group has come to rest, read off its map. Ours, not the paper's.
+// When a layer or group has come to rest, read off its map. It is not in the paper.
 
 /** Part of the whole change of direction that may still lie ahead. */
 export const STILL_AHEAD = 0.05;

@@ -1,0 +1,130 @@
+"""`python -m benchmarks.switch table`: every policy's score, as it is and with each family left out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.switch.scoring import Run, Summary, load_runs, score_held_out, score_policies, summarize
+from rich.console import Console
+from rich.table import Table
+
+from trajmon_server.signals.outcomes import Score
+from trajmon_server.signals.policies import POLICIES
+
+__all__ = ["main"]
+
+DATA = Path(__file__).parent / "data"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the tables; 1 if there is nothing to score."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.switch table", description=__doc__)
+    parser.add_argument("path", nargs="*", type=Path, default=[DATA], help="recordings, or folders of them")
+    parser.add_argument("--runs", action="store_true", help="one table more: every run")
+    parser.add_argument("--no-plan", action="store_true", help="policies do not know how long runs go on")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
+    chosen = parser.parse_args(arguments)
+    try:
+        runs = load_runs(chosen.path, with_plan=not chosen.no_plan)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    usual = score_policies(runs)
+    enough = len({run.family for run in runs}) > 1
+    held_out = {name: score_held_out(runs, name) for name in POLICIES} if enough else {}
+    if chosen.json:
+        print(json.dumps(_json(runs, usual, held_out)))
+        return 0
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    what = f"{len(runs)} runs of {len({run.family for run in runs})} families"
+    console.print(_table(f"Policies as they are, {what}", {name: summarize(usual[name]) for name in usual}))
+    if held_out:
+        rows = {name: summarize(scores) for name, (scores, _) in held_out.items()}
+        console.print(_table(f"Threshold chosen on the other families, {what}", rows))
+        console.print(_by_family(runs, {name: scores for name, (scores, _) in held_out.items()}))
+    if chosen.runs:
+        console.print(_each(runs, usual))
+    return 0
+
+
+def _table(title: str, rows: dict[str, Summary]) -> Table:
+    table = Table(title=title)
+    table.add_column("policy")
+    for heading in ("wrong", "not known", "regret, mean", "worst", "lateness, median", "no signal"):
+        table.add_column(heading, justify="right")
+    for name, found in rows.items():
+        table.add_row(
+            name,
+            f"{found.wrong / found.runs:.0%}",
+            str(found.unknown),
+            f"{found.regret:.2f} δ",
+            f"{found.worst:.2f} δ",
+            f"{found.lateness:.0%}",
+            str(found.never),
+        )
+    return table
+
+
+def _by_family(runs: Sequence[Run], scores: dict[str, list[Score]]) -> Table:
+    families = sorted({run.family for run in runs})
+    table = Table(title="Each family, left out: wrong of runs, median lateness")
+    table.add_column("policy")
+    for family in families:
+        table.add_column(family, justify="right")
+    for name, all_scores in scores.items():
+        cells = []
+        for family in families:
+            mine = [one for run, one in zip(runs, all_scores, strict=True) if run.family == family]
+            found = summarize(mine)
+            cells.append(f"{found.wrong + found.unknown}/{found.runs}, {found.lateness:.0%}")
+        table.add_row(name, *cells)
+    return table
+
+
+def _each(runs: Sequence[Run], scores: dict[str, list[Score]]) -> Table:
+    table = Table(title="Each run: checkpoint of the signal, regret in δ; ! marks a wrong one")
+    table.add_column("run", overflow="fold")
+    table.add_column("safe from", justify="right")
+    for name in scores:
+        table.add_column(name, justify="right", overflow="fold")
+    for index, run in enumerate(runs):
+        cells = [_cell(scores[name][index]) for name in scores]
+        table.add_row(run.name, str(run.outcomes.earliest_safe), *cells)
+    return table
+
+
+def _cell(one: Score) -> str:
+    if one.never_signalled:
+        return "never"
+    mark = {True: "!", False: "", None: "?"}[one.wrong]
+    return f"{one.signal}: {one.regret_in_deltas:.2f}{mark}"
+
+
+def _json(
+    runs: Sequence[Run],
+    usual: dict[str, list[Score]],
+    held_out: dict[str, tuple[list[Score], dict[str, float]]],
+) -> dict[str, Any]:
+    """Plain values; numbers that are not finite are None."""
+    return {
+        "runs": [{"name": run.name, "family": run.family} for run in runs],
+        "as_is": {name: _plain(asdict(summarize(scores))) for name, scores in usual.items()},
+        "held_out": {
+            name: {**_plain(asdict(summarize(scores))), "thresholds": thresholds}
+            for name, (scores, thresholds) in held_out.items()
+        },
+        "each": {name: [_plain(asdict(one)) for one in scores] for name, scores in usual.items()},
+    }
+
+
+def _plain(numbers: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: None if isinstance(value, float) and value - value != 0 else value
+        for name, value in numbers.items()
+    }
