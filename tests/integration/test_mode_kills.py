@@ -32,11 +32,23 @@ FEATURES, WIDTH, CLASSES = 64, 128, 10
 
 
 def kill_agent(run_dir: RunDir) -> None:
-    """kill -9, if there is one; returns once it is gone, or the next checkpoint would not start another."""
+    """kill -9, if there is one; returns once it is gone, or the next checkpoint would not start another.
+
+    Gone is a process that can be waited for: the kernel gives its locks back somewhat earlier.
+    """
     agent = lock_holder(run_dir.agent_lock)
     if agent is not None and agent != os.getpid():
         os.kill(agent, signal.SIGKILL)
-        wait_for(lambda: lock_holder(run_dir.agent_lock) != agent, "the agent's end")
+        wait_for(lambda: is_over(agent), "the agent's end")
+
+
+def is_over(pid: int) -> bool:
+    """Whether a process has ended, waited for or not."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return after_name.split()[0] in "ZX"
 
 
 def in_journal(server: ServerProcess, run_dir: RunDir) -> tuple[set[int], set[int]]:
