@@ -36,16 +36,18 @@ WRONG_LIMIT = 0.05
 """Part of the runs that a fitted threshold may switch wrongly, on the families that it is fitted to."""
 
 _FACTORS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
+DEMANDS = {"remaining_displacement/2": "margin"}
+"""The setting that is fitted, where it is not the threshold."""
 GRIDS: Mapping[str, tuple[float, ...]] = {
     "remaining_displacement/1": tuple(0.1 * factor for factor in _FACTORS),
-    "remaining_displacement/2": tuple(0.1 * factor for factor in _FACTORS),
+    "remaining_displacement/2": (5.0, 3.0, 2.5, 2.0, 1.75, 1.5, 1.25, 1.0),
     "mds_threshold/1": (0.9999, 0.999, 0.995, 0.99, 0.98, 0.97, 0.95, 0.9, 0.85, 0.8),
     "look_back_cosine/1": (1e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3),
     "planned_fraction/1": (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2),
     "update_norm_change/1": (0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3),
     "effective_perturbation/1": (0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9),
 }
-"""Thresholds to choose from, the most careful one first."""
+"""Values to choose from, the most careful one first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,8 @@ def score_policies(runs: Sequence[Run]) -> dict[str, list[Score]]:
 
 def thresholded(name: str, threshold: float) -> Policy[Any]:
     """The policy with another threshold; where it has one to take back, that keeps its distance from the first."""
+    if name in DEMANDS:
+        return make_policy(name, {DEMANDS[name]: threshold})
     policy = make_policy(name)
     settings = {"threshold": threshold}
     back = getattr(policy, "resume_threshold", None)

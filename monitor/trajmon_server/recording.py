@@ -41,6 +41,7 @@ _KEYS = (
     "n_norm",
     "switch_points",
     "norm_only_final",
+    "norm_only_tail",
     "full_final",
     "delta",
     "metric_name",
@@ -241,6 +242,8 @@ def _outcomes(
             "say it with --delta, or in the file as delta"
         )
     full = _number(path, arrays, "full_final")
+    if "norm_only_tail" in arrays:
+        reached, full = _settled_outcomes(path, arrays["norm_only_tail"], len(tried), metric)
     try:
         return Outcomes(
             positions=tuple(range(len(metric))) if steps is None else steps,
@@ -251,6 +254,23 @@ def _outcomes(
         )
     except ValueError as error:
         raise ReplayError(f"{path}: {error}") from error
+
+
+def _settled_outcomes(
+    path: Path, tail: NDArray[Any], tried: int, metric: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float]:
+    """Outcomes of all tries and of full training, each as the mean of its last checkpoints.
+
+    One checkpoint's metric has scatter of its own, of the size of what a switch may cost. NaN at a checkpoint before
+    the switch is left out; a try whose last one is NaN diverged.
+    """
+    if tail.ndim != 2 or tail.dtype.kind != "f" or len(tail) != tried or not 0 < tail.shape[1] <= len(metric):
+        raise ReplayError(
+            f"{path}: norm_only_tail must be the last metrics of each of {tried} tries; {_seen(tail)}"
+        )
+    known = ~np.isnan(tail)
+    means = np.where(known, tail, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    return np.where(known[:, -1], means, np.nan), float(metric[-tail.shape[1] :].mean())
 
 
 def _number(path: Path, arrays: Mapping[str, NDArray[Any]], key: str) -> float | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks.switch.scoring import (
+    DEMANDS,
     GRIDS,
     Run,
     load_runs,
@@ -100,7 +101,8 @@ def test_leaving_a_family_out_needs_two() -> None:
 def test_every_threshold_of_every_grid_can_be_set_and_the_first_is_the_most_careful(name: str) -> None:
     runs = load_runs([RECORDED])
     policies = [thresholded(name, threshold) for threshold in GRIDS[name]]
-    assert [policy.threshold for policy in policies] == list(GRIDS[name])  # type: ignore[attr-defined]
+    setting = DEMANDS.get(name, "threshold")
+    assert [getattr(policy, setting) for policy in policies] == list(GRIDS[name])
     # Signals come never later under a bolder threshold.
     for run in runs:
         signals = [run.judge(policy).signal for policy in policies]

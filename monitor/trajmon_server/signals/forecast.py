@@ -44,7 +44,7 @@ class ScopeUpdate:
 
 @dataclass(frozen=True, slots=True)
 class Horizon:
-    """What lies ahead, in the unit of :attr:`ScopeUpdate.rate`."""
+    """Learning rates of what lies ahead, or behind, in the unit of :attr:`ScopeUpdate.rate`."""
 
     rate_sum: float
     rate_squared_sum: float
@@ -61,6 +61,20 @@ class Forecast:
     drift: float
     noise: float
     """The random walk's part; remaining² = drift² + noise²."""
+    drift_per_rate_squared: float
+    """‖d‖² of the model, relative to ‖θ_t−θ_0‖²."""
+    noise_per_rate_squared: float
+    """‖n‖² of the model, relative to ‖θ_t−θ_0‖²."""
+
+    def over(self, stretch: Horizon) -> float:
+        """How far a stretch of these learning rates leads, in the same model; relative to ‖θ_t−θ_0‖.
+
+        As well for one that lies behind.
+        """
+        return math.sqrt(
+            stretch.rate_sum * stretch.rate_sum * self.drift_per_rate_squared
+            + stretch.rate_squared_sum * self.noise_per_rate_squared
+        )
 
 
 def forecast(
@@ -101,6 +115,8 @@ def forecast(
         high=math.sqrt(squared + error),
         drift=math.sqrt(far * persistent),
         noise=math.sqrt(wide * noise_squared),
+        drift_per_rate_squared=persistent,
+        noise_per_rate_squared=noise_squared,
     )
     return parts if math.isfinite(parts.high) else None
 

@@ -1,4 +1,12 @@
-"""How much the objective would still fall, if it went on as it does."""
+"""What full training would still gain: as much as on the last stretch of the path, by distance.
+
+Norm-only training keeps what is reached and can only add to it, so a switch costs at most what full training would
+still have gained (in the recorded runs of benchmarks/switch between a tenth and all of it). That is forecast from how
+the objective fell with the distance covered lately, distance being that of the same model as the forecast's
+(:meth:`trajmon_server.signals.forecast.Forecast.over`). Objectives flatten, so a straight line errs towards more to
+gain; noise that a falling learning rate still takes away errs to the other side. A line sees nothing of a fall that has
+not begun: that is why a policy asks for a small remaining displacement too.
+"""
 
 from __future__ import annotations
 
@@ -6,49 +14,46 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Progress", "still_to_gain"]
+__all__ = ["LEAST_POINTS", "Gain", "expected_gain"]
+
+LEAST_POINTS = 6
+"""Fewer points say nothing of a slope and its error."""
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """The objective after an update (smaller is better), and the learning rate times steps that led there."""
+class Gain:
+    """By how much the objective would still fall, in its unit."""
 
-    objective: float
-    travelled: float
+    expected: float
+    """At least 0."""
+    high: float
+    """Upper end of its interval."""
 
 
-def still_to_gain(progress: Sequence[Progress], ahead: float, doubt: float) -> float:
-    """The fall over `ahead` more units of learning rate times steps; 0 if it does not fall; NaN where not known.
+def expected_gain(points: Sequence[tuple[float, float]], ahead: float, doubt: float) -> Gain | None:
+    """The fall over `ahead`, from the line through (distance back, objective) by least squares.
 
-    A straight line through the window, by least squares, and `doubt` of its slope's standard errors to the side of more
-    fall. Checkpoints without an objective are left out; fewer than three others, or an infinite one, give NaN.
-    Objectives flatten as they fall, so a line errs towards more to gain; but it sees nothing of a fall that has not
-    begun.
+    `doubt` is how many standard errors of the slope the upper end lies above. None for fewer than LEAST_POINTS, where
+    the distances are all the same, and where a number leaves float64.
 
-    >>> falling = [Progress(1.0 - 0.1 * t, 1.0) for t in range(5)]
-    >>> round(still_to_gain(falling, ahead=3.0, doubt=1.0), 6)
-    0.3
+    >>> falling = [(0.1 * back, 1.0 + 0.05 * back) for back in range(8)]  # it fell by 0.5 a unit of distance
+    >>> round(expected_gain(falling, ahead=0.2, doubt=2.0).expected, 6)
+    0.1
     """
-    places, place = [], 0.0
-    for one in progress:
-        place += one.travelled
-        places.append(place)
-    known = [
-        (place, one.objective)
-        for place, one in zip(places, progress, strict=True)
-        if not math.isnan(one.objective)
-    ]
-    count = len(known)
-    if count < 3:
-        return math.nan
-    middle = sum(place for place, _ in known) / count
-    level = sum(value for _, value in known) / count
-    spread = sum((place - middle) * (place - middle) for place, _ in known)
+    count = len(points)
+    if count < LEAST_POINTS:
+        return None
+    # From the first one, so that equal distances give exactly no spread.
+    places = [distance - points[0][0] for distance, _ in points]
+    middle = sum(places) / count
+    level = sum(objective for _, objective in points) / count
+    from_middle = [(place - middle, points[n][1] - level) for n, place in enumerate(places)]
+    spread = sum(x * x for x, _ in from_middle)
     if not 0 < spread < math.inf:
-        return math.nan
-    slope = sum((place - middle) * (value - level) for place, value in known) / spread
-    misses = [value - level - slope * (place - middle) for place, value in known]
-    residual = sum(miss * miss for miss in misses)
-    error = math.sqrt(residual / (count - 2) / spread)
-    gain = (doubt * error - slope) * ahead
-    return max(gain, 0.0) if math.isfinite(gain) else math.nan
+        return None
+    slope = sum(x * y for x, y in from_middle) / spread
+    misses = [y - slope * x for x, y in from_middle]
+    error = math.sqrt(sum(miss * miss for miss in misses) / (count - 2) / spread)
+    expected = max(slope, 0.0) * ahead
+    high = expected + doubt * error * ahead
+    return Gain(expected, high) if math.isfinite(high) else None

@@ -62,10 +62,14 @@ class Outcomes:
         """The first tried checkpoint from which on none loses more than delta; the end if there is no other."""
         safe = len(self.positions) - 1
         for point, lost in reversed(self.points):
-            if lost > self.delta:
+            if self.is_too_much(lost):
                 break
             safe = point
         return safe
+
+    def is_too_much(self, lost: float) -> bool:
+        """Whether so much metric is more than delta; differences of metrics that are delta apart round to above it."""
+        return lost > self.delta * (1 + 1e-9)
 
     def lost_at(self, checkpoint: int) -> float:
         """Metric lost by a switch there: of the neighbouring tries the worse one; NaN before the first."""
@@ -119,5 +123,5 @@ def score(outcomes: Outcomes, signal: int | None) -> Score:
         regret=regret,
         regret_in_deltas=regret / outcomes.delta,
         lateness=max(at - outcomes.positions[safe], 0.0) / length,
-        wrong=None if math.isnan(lost) else lost > outcomes.delta,
+        wrong=None if math.isnan(lost) else outcomes.is_too_much(lost),
     )

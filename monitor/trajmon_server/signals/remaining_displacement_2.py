@@ -1,19 +1,18 @@
-"""Forecast how far the parameters still have to go, with an interval, and with the plan where there is one.
+"""Forecast how far the parameters still have to go, and what full training would still gain on the way.
 
 As :mod:`remaining_displacement`, and besides:
 
 * **The plan.** With the steps and learning rates ahead (:class:`Ahead`) the forecast is of this run. Without, training
   is taken to go on as long again as so far at the current rate; while the rate rises there is then no forecast.
-* **The interval.** A switch needs the *upper* end of the forecast under the threshold; taking it back needs the
-  *lower* end over the other. Doubt means no switch.
-* **Power of the norm scalars.** The same displacement costs more where norm scalars can do less. What a server sees
-  of it is the share of the group `norm` in the squared updates of the last window: where that is under
-  `full_power_share`, the threshold shrinks in proportion, down to `least_power` of it; where it is not known, it is
-  the smallest.
-* **The objective**, where it is given: what it would still fall by, if it went on falling per unit of learning rate
-  as in the window, must stay under the tolerance, in so far as norm scalars lack the power to make up for it.
-
-None of the parameters was fitted on runs with outcomes.
+* **The objective**, where it is given, decides: a switch needs the upper end of what full training would still gain
+  (:mod:`objective`), times `margin`, under what a switch may cost. The remaining displacement must be under
+  `threshold` besides, since a fall of the objective that has not begun cannot be seen in it (grokking). Without an
+  objective, the displacement alone has to be under `blind_threshold`.
+* **Noise.** At a high learning rate the parameters carry noise that a switch would freeze. While the rates ahead are
+  on average under `rate_fall` of the current one, the fall is waited for; after one, a forecast needs `settling`
+  updates at about the new rate.
+* **The interval.** A switch needs the *upper* ends; taking it back needs the *lower* end of the displacement over
+  `resume_threshold`. Doubt means no switch.
 """
 
 from __future__ import annotations
@@ -25,20 +24,22 @@ from typing import ClassVar
 from trajmon_server.signals._said import check_confirmations, check_order, finite, unknown
 from trajmon_server.signals.base import LAGS, Advice, AdviceState, Observation
 from trajmon_server.signals.forecast import Forecast, Horizon, ScopeUpdate, forecast
-from trajmon_server.signals.objective import Progress, still_to_gain
+from trajmon_server.signals.objective import LEAST_POINTS, Gain, expected_gain
 from trajmon_server.signals.track import Track, follow
 from trajmon_server.signals.verdict import Verdict, interrupt, judge
 
 __all__ = ["RemainingDisplacement2Policy", "RemainingDisplacement2State", "look_ahead"]
 
+_SAME_RATE = 3.0
+"""Rates within this factor of each other count as about the same."""
+
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What one update leaves in memory."""
+class Milestone:
+    """An objective, and the learning rates behind it, summed from the first update that is remembered."""
 
-    update: ScopeUpdate
-    norm_squared_update: float
-    """‖update‖² of the group `norm`; NaN where it is not given."""
+    rate_sum: float
+    rate_squared_sum: float
     objective: float
 
 
@@ -48,39 +49,62 @@ class RemainingDisplacement2State:
 
     track: Track = field(default_factory=Track)
     verdict: Verdict = field(default_factory=Verdict)
-    recent: tuple[Seen, ...] = ()
+    recent: tuple[ScopeUpdate, ...] = ()
     """The last updates without a break, oldest first, at most `window`."""
+    rate_sum: float = 0.0
+    rate_squared_sum: float = 0.0
+    """Σ η and Σ η² over the updates without a break."""
+    milestones: tuple[Milestone, ...] = ()
+    """The last objectives that were given on that path, oldest first, at most `objectives`."""
+    told: bool = False
+    """Whether an objective was ever given."""
 
 
 @dataclass(frozen=True, slots=True)
 class RemainingDisplacement2Policy:
-    """`candidate` while the upper end of the forecast is under the threshold, `switch` after `confirmations`."""
+    """`candidate` while both forecasts are under what they may be, `switch` after `confirmations`."""
 
     name: ClassVar[str] = "remaining_displacement/2"
 
-    threshold: float = 0.1
-    """Relative displacement that full training may forgo, where norm scalars have power."""
-    resume_threshold: float = 0.2
-    """When the lower end exceeds this a switch is taken back; it does not shrink with the power."""
+    threshold: float = 0.25
+    """Relative displacement that full training may forgo, where the objective is given."""
+    blind_threshold: float = 0.02
+    """The same where it is not."""
+    resume_threshold: float = 0.5
+    """When the lower end exceeds this a switch is taken back."""
+    margin: float = 1.5
+    """How many times the forecast gain may turn out to be missed; it must fit into the tolerance so often."""
+    gain_doubt: float = 2.0
+    """Standard errors between the forecast gain and its upper end."""
+    doubt: float = 1.0
+    """Half the width of the displacement's interval, in standard errors."""
     confirmations: int = 2
     window: int = 8
     """Number of updates that a forecast rests on."""
-    doubt: float = 1.0
-    """Half the width of the interval, in standard errors."""
-    full_power_share: float = 0.01
-    """Share of the norm scalars in squared updates from which on they count as powerful."""
-    least_power: float = 0.25
-    """The threshold never shrinks under this part of itself."""
+    settling: int = 4
+    """Updates at about the current learning rate without which nothing counts as settled."""
+    objectives: int = 15
+    """Number of the last objectives from which the gain is forecast."""
+    rate_fall: float = 0.2
+    """Mean of the rates ahead over the current one, under which the fall is waited for."""
 
     def __post_init__(self) -> None:
+        check_order(("blind_threshold", self.blind_threshold), ("threshold", self.threshold), 0, math.inf)
         check_order(("threshold", self.threshold), ("resume_threshold", self.resume_threshold), 0, math.inf)
         check_confirmations(self.confirmations)
         if self.window < max(LAGS) + 2:
             raise ValueError(f"window must be at least {max(LAGS) + 2} updates, not {self.window}")
-        if not 0 <= self.doubt < math.inf:
-            raise ValueError(f"doubt must be 0 or more, not {self.doubt:g}")
-        if not (0 < self.full_power_share <= 1 and 0 < self.least_power <= 1):
-            raise ValueError("full_power_share and least_power must be over 0 and at most 1")
+        if not 3 <= self.settling <= self.window:
+            raise ValueError(f"settling must be from 3 to window ({self.window}), not {self.settling}")
+        if self.objectives < LEAST_POINTS:
+            raise ValueError(f"objectives must be at least {LEAST_POINTS}, not {self.objectives}")
+        for name in ("doubt", "gain_doubt"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name):g}")
+        if not 1 <= self.margin < math.inf:
+            raise ValueError(f"margin must be 1 or more, not {self.margin:g}")
+        if not 0 <= self.rate_fall <= 1:
+            raise ValueError(f"rate_fall must be from 0 to 1, not {self.rate_fall:g}")
 
     def init(self) -> RemainingDisplacement2State:
         """The state before the first checkpoint."""
@@ -91,24 +115,47 @@ class RemainingDisplacement2Policy:
     ) -> tuple[RemainingDisplacement2State, Advice]:
         """The state after, and the advice as of, one more checkpoint."""
         track, problem = follow(state.track, observation)
-        recent = (*state.recent, _seen(track, observation))[-self.window :] if track.unbroken else ()
-        followed = replace(state, track=track, recent=recent)
+        followed = self._remember(replace(state, track=track), observation)
         evidence = finite(mds=observation.mds, relative_mds=observation.relative_mds)
-        problem = problem or self._not_yet(recent, observation)
+        problem = problem or self._not_yet(followed.recent, observation)
         if problem is None:
-            horizon = look_ahead(track, observation, recent[-1].update.rate)
-            updates = [seen.update for seen in recent]
-            outlook = forecast(updates, observation.displacement_squared, horizon, self.doubt)
+            horizon = look_ahead(track, observation, followed.recent[-1].rate)
+            steady = _steady(followed.recent)
+            used = steady if len(steady) >= self.settling else followed.recent
+            outlook = forecast(used, observation.displacement_squared, horizon, self.doubt)
             if outlook is not None:
-                return self._judge(followed, observation, outlook, horizon, evidence)
+                return self._judge(followed, observation, outlook, horizon, len(steady), evidence)
             problem = "Products of the last updates are missing or leave the range in which a forecast can be computed."
         interrupted = replace(followed, verdict=interrupt(state.verdict))
         return interrupted, unknown(self.name, observation, problem, evidence)
 
-    def _not_yet(self, recent: tuple[Seen, ...], seen: Observation) -> str | None:
+    def _remember(self, state: RemainingDisplacement2State, seen: Observation) -> RemainingDisplacement2State:
+        told = state.told or not math.isnan(seen.objective)
+        if not state.track.unbroken:
+            nothing = replace(state, recent=(), rate_sum=0.0, rate_squared_sum=0.0, milestones=(), told=told)
+            return self._with_milestone(nothing, seen)
+        update = _update_of(state.track, seen)
+        further = replace(
+            state,
+            recent=(*state.recent, update)[-self.window :],
+            rate_sum=state.rate_sum + update.rate * update.steps,
+            rate_squared_sum=state.rate_squared_sum + update.rate * update.rate * update.steps,
+            told=told,
+        )
+        return self._with_milestone(further, seen)
+
+    def _with_milestone(
+        self, state: RemainingDisplacement2State, seen: Observation
+    ) -> RemainingDisplacement2State:
+        if math.isnan(seen.objective):
+            return state
+        milestone = Milestone(state.rate_sum, state.rate_squared_sum, seen.objective)
+        return replace(state, milestones=(*state.milestones, milestone)[-self.objectives :])
+
+    def _not_yet(self, recent: tuple[ScopeUpdate, ...], seen: Observation) -> str | None:
         if len(recent) < self.window:
             return f"A forecast needs {self.window} updates without a break, {len(recent)} are there."
-        rates = [one.update.rate for one in recent]
+        rates = [update.rate for update in recent]
         if not all(0 < rate < math.inf for rate in rates):
             return f"A learning rate of the last {self.window} updates is not a positive number."
         if seen.ahead is not None and not seen.ahead.is_possible:
@@ -123,21 +170,16 @@ class RemainingDisplacement2Policy:
         seen: Observation,
         outlook: Forecast,
         horizon: Horizon,
+        steady: int,
         evidence: dict[str, float],
     ) -> tuple[RemainingDisplacement2State, Advice]:
-        share = _norm_share(state.recent)
-        power = (
-            min(max(share / self.full_power_share, self.least_power), 1.0) if share >= 0 else self.least_power
-        )
-        threshold = self.threshold * power
-        gain = self._gain(state.recent, horizon)
-        # Where norm scalars have full power they make up for what other parameters would still have gained.
-        told = any(not math.isnan(one.objective) for one in state.recent)
-        # An objective of which the window says too little is a doubt, not a permission.
-        costs_too_much = told and not gain * (1 - power) <= seen.objective_tolerance
+        gain = self._gain(state, outlook)
+        threshold = self.threshold if state.told else self.blind_threshold
+        fall = _rates_ahead(seen, state.recent[-1].rate, horizon)
+        missing = self._missing(state, seen, outlook, gain, steady, fall)
         verdict, word = judge(
             state.verdict,
-            settled=outlook.high < threshold and not costs_too_much,
+            settled=missing is None,
             moving=outlook.low > self.resume_threshold,
             confirmations=self.confirmations,
         )
@@ -147,47 +189,76 @@ class RemainingDisplacement2Policy:
             forecast_high=outlook.high,
             forecast_drift=outlook.drift,
             forecast_noise=outlook.noise,
-            horizon_rate_sum=horizon.rate_sum,
-            norm_update_share=share,
             threshold=threshold,
             resume_threshold=self.resume_threshold,
-            objective_still_to_gain=gain,
+            expected_gain=math.nan if gain is None else gain.expected,
+            expected_gain_high=math.nan if gain is None else gain.high,
+            objective_tolerance=seen.objective_tolerance,
+            rate_ahead_ratio=fall,
             settled_in_a_row=float(verdict.settled_in_a_row),
         )
-        reason = self._sentence(word, seen, outlook, threshold, costs_too_much)
+        reason = f"{_forecast_sentence(seen, outlook)} {self._word_sentence(word, missing)}"
         return replace(state, verdict=verdict), Advice(word, seen.checkpoint, evidence, reason, self.name)
 
-    def _gain(self, recent: tuple[Seen, ...], horizon: Horizon) -> float:
-        progress = [Progress(one.objective, one.update.rate * one.update.steps) for one in recent]
-        return still_to_gain(progress, horizon.rate_sum, self.doubt)
+    def _gain(self, state: RemainingDisplacement2State, outlook: Forecast) -> Gain | None:
+        points = [
+            (
+                outlook.over(
+                    Horizon(state.rate_sum - one.rate_sum, state.rate_squared_sum - one.rate_squared_sum)
+                ),
+                one.objective,
+            )
+            for one in state.milestones
+        ]
+        return expected_gain(points, outlook.remaining, self.gain_doubt)
 
-    def _sentence(
-        self, word: AdviceState, seen: Observation, outlook: Forecast, threshold: float, costs_too_much: bool
-    ) -> str:
-        until = "By the planned end" if seen.ahead is not None else "If training went on as long again"
-        still = (
-            f"{until} the parameters would move by about {outlook.remaining:.1%} ({outlook.low:.1%} to "
-            f"{outlook.high:.1%}) of their distance from the initialization, {outlook.noise:.1%} of it a random walk"
-        )
+    def _missing(
+        self,
+        state: RemainingDisplacement2State,
+        seen: Observation,
+        outlook: Forecast,
+        gain: Gain | None,
+        steady: int,
+        fall: float,
+    ) -> str | None:
+        """What a switch still lacks, as a sentence; None if nothing."""
+        threshold = self.threshold if state.told else self.blind_threshold
+        if not outlook.high < threshold:
+            times = outlook.high / threshold
+            return f"A switch needs the upper end under {threshold:.1%}, {times:.1f} times less than now."
+        if fall < self.rate_fall:
+            return (
+                f"The learning rate is about to fall, to {fall:.0%} of what it is now on average: "
+                "a switch before that would freeze the noise of the present rate."
+            )
+        if steady < self.settling:
+            return f"The learning rate has just changed: a switch needs {self.settling} updates at about the new one."
+        if not state.told:
+            return None
+        if gain is None or not seen.objective_tolerance > 0:
+            return (
+                f"How far the objective still falls is not known: that takes {LEAST_POINTS} of its last values, "
+                "and how much of it a switch may cost."
+            )
+        if not gain.high * self.margin < seen.objective_tolerance:
+            return (
+                f"Full training would still gain {gain.expected:.3g} (at most {gain.high:.3g}) of the objective; "
+                f"a switch may cost {seen.objective_tolerance:.3g} and needs a forecast {self.margin:g} times under it."
+            )
+        return None
+
+    def _word_sentence(self, word: AdviceState, missing: str | None) -> str:
         match word:
             case AdviceState.SWITCH:
                 return (
-                    f"{still}; training only the normalisation scalars should cost little. "
+                    "Training only the normalisation scalars should cost little. "
                     f"A lower end over {self.resume_threshold:.1%} would take this back."
                 )
             case AdviceState.RESUME:
-                return f"{still}: train everything again, until the upper end is under {threshold:.1%}."
-        if outlook.high < threshold:
-            then = (
-                "; the objective still falls by more than a switch may cost."
-                if costs_too_much
-                else f", under the threshold of {threshold:.1%}; waiting for confirmation."
-            )
-            return still + then
-        return (
-            f"{still}. Train all parameters: a switch needs the upper end under {threshold:.1%}, "
-            f"{outlook.high / threshold:.1f} times less than now."
-        )
+                return f"Train everything again. {missing or ''}".rstrip()
+            case AdviceState.CANDIDATE:
+                return "That is little enough for a switch; waiting for confirmation."
+        return f"Train all parameters. {missing or ''}".rstrip()
 
 
 def look_ahead(track: Track, seen: Observation, rate: float) -> Horizon:
@@ -204,15 +275,32 @@ def _has_schedule(seen: Observation) -> bool:
     return seen.ahead is not None and seen.learning_rate is not None and math.isfinite(seen.ahead.rate_sum)
 
 
-def _seen(track: Track, seen: Observation) -> Seen:
+def _rates_ahead(seen: Observation, rate: float, horizon: Horizon) -> float:
+    """Their mean, over the current one; 1 where there is no schedule or nothing ahead."""
+    if seen.ahead is None or not _has_schedule(seen) or not seen.ahead.steps:
+        return 1.0
+    return horizon.rate_sum / seen.ahead.steps / rate
+
+
+def _update_of(track: Track, seen: Observation) -> ScopeUpdate:
     rate = 1.0 if seen.learning_rate is None else seen.learning_rate
-    norm = seen.groups.get("norm")
-    update = ScopeUpdate(seen.update_squared, seen.update_dot, seen.lagged_dots, rate, track.steps)
-    return Seen(update, math.nan if norm is None else norm.update_squared, seen.objective)
+    return ScopeUpdate(seen.update_squared, seen.update_dot, seen.lagged_dots, rate, track.steps)
 
 
-def _norm_share(recent: tuple[Seen, ...]) -> float:
-    """Of the group `norm` in the squared updates; NaN where it is not given."""
-    total = sum(one.update.squared for one in recent)
-    share = sum(one.norm_squared_update for one in recent) / total
-    return share if 0 <= share <= 1 else math.nan
+def _steady(recent: tuple[ScopeUpdate, ...]) -> tuple[ScopeUpdate, ...]:
+    """The last updates, as far back as the rate was about the current one."""
+    now = recent[-1].rate
+    count = 0
+    for update in reversed(recent):
+        if not now / _SAME_RATE <= update.rate <= now * _SAME_RATE:
+            break
+        count += 1
+    return recent[len(recent) - count :]
+
+
+def _forecast_sentence(seen: Observation, outlook: Forecast) -> str:
+    until = "By the planned end" if seen.ahead is not None else "If training went on as long again"
+    return (
+        f"{until} the parameters would move by about {outlook.remaining:.1%} ({outlook.low:.1%} to "
+        f"{outlook.high:.1%}) of their distance from the initialization, {outlook.noise:.1%} of it a random walk."
+    )
