@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ __all__ = [
     "GRIDS",
     "Run",
     "Summary",
+    "at_equal_lateness",
     "load_runs",
     "score_held_out",
     "score_policies",
@@ -43,7 +44,7 @@ GRIDS: Mapping[str, tuple[float, ...]] = {
     "remaining_displacement/2": (5.0, 3.0, 2.5, 2.0, 1.75, 1.5, 1.25, 1.0),
     "mds_threshold/1": (0.9999, 0.999, 0.995, 0.99, 0.98, 0.97, 0.95, 0.9, 0.85, 0.8),
     "look_back_cosine/1": (1e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3),
-    "planned_fraction/1": (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2),
+    "planned_fraction/1": (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.4, 0.3, 0.2),
     "update_norm_change/1": (0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3),
     "effective_perturbation/1": (0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9),
 }
@@ -64,7 +65,7 @@ class Run:
         return score(self.outcomes, first_switch(policy, list(self.seen)))
 
 
-def load_runs(paths: Iterable[Path], *, with_plan: bool = True) -> list[Run]:
+def load_runs(paths: Iterable[Path], *, with_plan: bool = True, with_objective: bool = True) -> list[Run]:
     """Recordings, and those of every folder among `paths`, in the order of their names.
 
     A recording without a family is a family of its own. ValueError with the file's name if one cannot be read, holds
@@ -82,6 +83,8 @@ def load_runs(paths: Iterable[Path], *, with_plan: bool = True) -> list[Run]:
         if recording.outcomes is None:
             raise ValueError(f"{file}: holds no outcomes of switches (switch_points, norm_only_final)")
         seen = tuple(observations(recording, with_plan=with_plan))
+        if not with_objective:
+            seen = tuple(replace(one, objective=math.nan, objective_tolerance=math.nan) for one in seen)
         runs.append(Run(file.stem, recording.family or file.stem, recording.outcomes, seen))
     if not runs:
         raise ValueError("there are no recordings to score")
@@ -164,6 +167,18 @@ def score_held_out(runs: Sequence[Run], name: str) -> tuple[list[Score], dict[st
         chosen[family] = costs.index(min(costs))
     held_out = [judged[chosen[run.family]][index] for index, run in enumerate(runs)]
     return held_out, {family: GRIDS[name][index] for family, index in chosen.items()}
+
+
+def at_equal_lateness(runs: Sequence[Run], name: str, lateness: float) -> tuple[float, Summary] | None:
+    """A policy at its best: of the values of its grid with at most this median lateness, the one of least mean regret.
+
+    It is chosen on the very runs that it is judged on, which favours the policy. None if no value is as early.
+    """
+    found = [
+        (value, summarize([run.judge(thresholded(name, value)) for run in runs])) for value in GRIDS[name]
+    ]
+    early = [(value, summary) for value, summary in found if summary.lateness <= lateness]
+    return min(early, key=lambda one: one[1].regret, default=None)
 
 
 def _cost(scores: Sequence[Score]) -> tuple[float, float]:

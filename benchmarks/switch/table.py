@@ -1,16 +1,29 @@
-"""`python -m benchmarks.switch table`: every policy's score, as it is and with each family left out."""
+"""`python -m benchmarks.switch table`: every policy's score, as it is, at equal lateness, with each family left out.
+
+`--check` ends with what the default has to hold, and with 1 if it does not.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.switch.scoring import Run, Summary, load_runs, score_held_out, score_policies, summarize
+from benchmarks.switch.scoring import (
+    WRONG_LIMIT,
+    Run,
+    Summary,
+    at_equal_lateness,
+    load_runs,
+    score_held_out,
+    score_policies,
+    summarize,
+)
 from rich.console import Console
 from rich.table import Table
 
@@ -20,6 +33,12 @@ from trajmon_server.signals.policies import POLICIES
 __all__ = ["main"]
 
 DATA = Path(__file__).parent / "data"
+LATENESS_LIMIT = 0.15
+DELICATE = ("lazy", "modular")
+"""Families in which no switch may be wrong."""
+DEFAULT = "remaining_displacement/2"
+PREDECESSORS = ("remaining_displacement/1",)
+"""Policies that are no naive ones."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -28,10 +47,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("path", nargs="*", type=Path, default=[DATA], help="recordings, or folders of them")
     parser.add_argument("--runs", action="store_true", help="one table more: every run")
     parser.add_argument("--no-plan", action="store_true", help="policies do not know how long runs go on")
+    parser.add_argument("--no-objective", action="store_true", help="policies do not see the metric")
+    parser.add_argument("--check", action="store_true", help="also judge the default; 1 if it misses a limit")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     chosen = parser.parse_args(arguments)
     try:
-        runs = load_runs(chosen.path, with_plan=not chosen.no_plan)
+        runs = load_runs(chosen.path, with_plan=not chosen.no_plan, with_objective=not chosen.no_objective)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
@@ -43,14 +64,84 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     console = Console(width=None if sys.stdout.isatty() else 140)
     what = f"{len(runs)} runs of {len({run.family for run in runs})} families"
-    console.print(_table(f"Policies as they are, {what}", {name: summarize(usual[name]) for name in usual}))
+    as_is = {name: summarize(usual[name]) for name in usual}
+    console.print(_table(f"Policies as they are, {what}", as_is))
+    console.print(_by_family(f"Policies as they are: {_CELLS}", runs, usual))
+    matched = {
+        name: at_equal_lateness(runs, name, as_is[DEFAULT].lateness) for name in POLICIES if name != DEFAULT
+    }
+    console.print(_matched(as_is[DEFAULT], matched))
     if held_out:
         rows = {name: summarize(scores) for name, (scores, _) in held_out.items()}
         console.print(_table(f"Threshold chosen on the other families, {what}", rows))
-        console.print(_by_family(runs, {name: scores for name, (scores, _) in held_out.items()}))
+        scores = {name: scores for name, (scores, _) in held_out.items()}
+        console.print(_by_family(f"Each family, left out: {_CELLS}", runs, scores))
     if chosen.runs:
         console.print(_each(runs, usual))
-    return 0
+    return 0 if not chosen.check or _holds(console, runs, usual[DEFAULT], matched) else 1
+
+
+def _holds(
+    console: Console,
+    runs: Sequence[Run],
+    scores: list[Score],
+    matched: Mapping[str, tuple[float, Summary] | None],
+) -> bool:
+    """Print what the default has to hold, one a line; whether it holds all."""
+    found = summarize(scores)
+    delicate = [one for run, one in zip(runs, scores, strict=True) if run.family in DELICATE]
+    wrong = sum(one.wrong is not False for one in delicate)
+    rivals = {name: best for name, best in matched.items() if best is not None and name not in PREDECESSORS}
+    least = min((best[1].regret for best in rivals.values()), default=math.inf)
+    lines = [
+        (
+            f"wrong switches {found.wrong_part:.1%} of {found.runs} runs (limit {WRONG_LIMIT:.0%})",
+            found.wrong_part <= WRONG_LIMIT,
+        ),
+        (
+            f"median lateness {found.lateness:.1%} of the run (limit {LATENESS_LIMIT:.0%})",
+            found.lateness <= LATENESS_LIMIT,
+        ),
+        (f"wrong in {' and '.join(DELICATE)} runs: {wrong} of {len(delicate)} (limit 0)", wrong == 0),
+        (
+            f"mean regret {found.regret:.2f} δ; least of the naive policies, as early: {least:.2f} δ",
+            found.regret < least,
+        ),
+    ]
+    for text, holds in lines:
+        console.print(f"{'holds' if holds else 'MISSED'}  {text}", style=None if holds else "bold red")
+    return all(holds for _, holds in lines)
+
+
+def _matched(default: Summary, matched: Mapping[str, tuple[float, Summary] | None]) -> Table:
+    table = Table(
+        title=f"At their best with a median lateness of at most {default.lateness:.1%}, as {DEFAULT}"
+    )
+    table.add_column("policy")
+    for heading in ("setting", "wrong", "regret, mean", "worst", "lateness, median"):
+        table.add_column(heading, justify="right")
+    table.add_row(
+        DEFAULT,
+        "",
+        f"{default.wrong_part:.0%}",
+        f"{default.regret:.2f} δ",
+        f"{default.worst:.2f} δ",
+        f"{default.lateness:.1%}",
+    )
+    for name, best in matched.items():
+        if best is None:
+            table.add_row(name, "none is as early", "", "", "", "")
+            continue
+        setting, found = best
+        table.add_row(
+            name,
+            f"{setting:g}",
+            f"{found.wrong_part:.0%}",
+            f"{found.regret:.2f} δ",
+            f"{found.worst:.2f} δ",
+            f"{found.lateness:.1%}",
+        )
+    return table
 
 
 def _table(title: str, rows: dict[str, Summary]) -> Table:
@@ -71,9 +162,12 @@ def _table(title: str, rows: dict[str, Summary]) -> Table:
     return table
 
 
-def _by_family(runs: Sequence[Run], scores: dict[str, list[Score]]) -> Table:
+_CELLS = "wrong of runs, median lateness"
+
+
+def _by_family(title: str, runs: Sequence[Run], scores: Mapping[str, list[Score]]) -> Table:
     families = sorted({run.family for run in runs})
-    table = Table(title="Each family, left out: wrong of runs, median lateness")
+    table = Table(title=title)
     table.add_column("policy")
     for family in families:
         table.add_column(family, justify="right")

@@ -15,6 +15,7 @@ from benchmarks.switch.scoring import (
     DEMANDS,
     GRIDS,
     Run,
+    at_equal_lateness,
     load_runs,
     score_held_out,
     score_policies,
@@ -79,9 +80,9 @@ def test_a_threshold_is_chosen_on_the_other_families() -> None:
         planned_run("c", 13, "c0"),
     ]
     found, chosen = score_held_out(runs, "planned_fraction/1")
-    # The earliest fraction of the grid that is right on the other families: 0.7 of 20 is 14, 0.6 is 12.
-    assert chosen == {"a": 0.7, "b": 0.7, "c": 0.6}
-    assert [score.signal for score in found] == [14, 14, 14, 12]
+    # The earliest fraction of the grid that is right on the other families: 0.65 of 20 is 13, 0.6 is 12.
+    assert chosen == {"a": 0.65, "b": 0.65, "c": 0.6}
+    assert [score.signal for score in found] == [13, 13, 13, 12]
     assert [score.wrong for score in found] == [False, False, False, True]
 
 
@@ -90,6 +91,22 @@ def test_where_no_threshold_is_right_the_one_with_the_fewest_wrong_is_chosen() -
     _, chosen = score_held_out(runs, "planned_fraction/1")
     # On family a, one of two is always wrong but never both from 0.5 on: of these the least late.
     assert chosen["b"] == 0.5
+
+
+def test_equal_lateness_gives_a_policy_its_best_setting() -> None:
+    runs = [planned_run("a", 5, "a0"), planned_run("a", 6, "a1"), planned_run("b", 12, "b0")]
+    # At 0.6 of 20, which is 12, all are right, 7, 6 and 0 late; at 0.3, which is 6, one is wrong by 80 deltas.
+    value, found = at_equal_lateness(runs, "planned_fraction/1", 0.3) or (
+        0.0,
+        summarize([one(1, 0, 0, True)]),
+    )
+    assert (value, found.wrong, found.lateness) == (0.6, 0, 0.3)
+    value, found = at_equal_lateness(runs, "planned_fraction/1", 0.04) or (
+        0.0,
+        summarize([one(1, 0, 0, True)]),
+    )
+    assert (value, found.wrong, found.regret) == (0.3, 1, pytest.approx(80 / 3))
+    assert at_equal_lateness(runs, "planned_fraction/1", -0.1) is None
 
 
 def test_leaving_a_family_out_needs_two() -> None:
@@ -153,6 +170,12 @@ def test_the_table(tmp_path: Path) -> None:
     assert shown.returncode == 0, shown.stderr
     assert "Policies as they are, 1 runs of 1 families" in shown.stdout
     assert "left out" not in shown.stdout
+    assert "holds" not in shown.stdout
+    blind = json.loads(table("table", tmp_path, "--json", "--no-objective").stdout)
+    assert blind["as_is"]["remaining_displacement/2"] != told["as_is"]["remaining_displacement/2"]
+    checked = table("table", tmp_path, "--check")
+    assert checked.returncode == 1
+    assert "MISSED  mean regret" in checked.stdout or "MISSED  median lateness" in checked.stdout
     refused = table("table", tmp_path / "absent.npz")
     assert refused.returncode == 1
     assert "there is no such file" in refused.stderr

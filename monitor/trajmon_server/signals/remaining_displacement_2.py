@@ -7,7 +7,8 @@ As :mod:`remaining_displacement`, and besides:
 * **The objective**, where it is given, decides: a switch needs the upper end of what full training would still gain
   (:mod:`objective`), times `margin`, under what a switch may cost. The remaining displacement must be under
   `threshold` besides, since a fall of the objective that has not begun cannot be seen in it (grokking). Without an
-  objective, the displacement alone has to be under `blind_threshold`.
+  objective, the displacement alone decides: it has to be under `blind_threshold`, or, where no plan is known either
+  and the forecast is of a run twice as long, under `unplanned_threshold`.
 * **Noise.** At a high learning rate the parameters carry noise that a switch would freeze. While the rates ahead are
   on average under `rate_fall` of the current one, the fall is waited for; after one, a forecast needs `settling`
   updates at about the new rate.
@@ -68,8 +69,10 @@ class RemainingDisplacement2Policy:
 
     threshold: float = 0.25
     """Relative displacement that full training may forgo, where the objective is given."""
-    blind_threshold: float = 0.02
+    blind_threshold: float = 0.03
     """The same where it is not."""
+    unplanned_threshold: float = 0.15
+    """The same where neither an objective nor a plan is given."""
     resume_threshold: float = 0.5
     """When the lower end exceeds this a switch is taken back."""
     margin: float = 1.5
@@ -89,7 +92,9 @@ class RemainingDisplacement2Policy:
     """Mean of the rates ahead over the current one, under which the fall is waited for."""
 
     def __post_init__(self) -> None:
-        check_order(("blind_threshold", self.blind_threshold), ("threshold", self.threshold), 0, math.inf)
+        blind, unplanned = self.blind_threshold, self.unplanned_threshold
+        check_order(("blind_threshold", blind), ("unplanned_threshold", unplanned), 0, math.inf)
+        check_order(("unplanned_threshold", unplanned), ("threshold", self.threshold), 0, math.inf)
         check_order(("threshold", self.threshold), ("resume_threshold", self.resume_threshold), 0, math.inf)
         check_confirmations(self.confirmations)
         if self.window < max(LAGS) + 2:
@@ -174,7 +179,7 @@ class RemainingDisplacement2Policy:
         evidence: dict[str, float],
     ) -> tuple[RemainingDisplacement2State, Advice]:
         gain = self._gain(state, outlook)
-        threshold = self.threshold if state.told else self.blind_threshold
+        threshold = self._threshold(state, seen)
         fall = _rates_ahead(seen, state.recent[-1].rate, horizon)
         missing = self._missing(state, seen, outlook, gain, steady, fall)
         verdict, word = judge(
@@ -200,6 +205,11 @@ class RemainingDisplacement2Policy:
         reason = f"{_forecast_sentence(seen, outlook)} {self._word_sentence(word, missing)}"
         return replace(state, verdict=verdict), Advice(word, seen.checkpoint, evidence, reason, self.name)
 
+    def _threshold(self, state: RemainingDisplacement2State, seen: Observation) -> float:
+        if state.told:
+            return self.threshold
+        return self.unplanned_threshold if seen.ahead is None else self.blind_threshold
+
     def _gain(self, state: RemainingDisplacement2State, outlook: Forecast) -> Gain | None:
         points = [
             (
@@ -222,7 +232,7 @@ class RemainingDisplacement2Policy:
         fall: float,
     ) -> str | None:
         """What a switch still lacks, as a sentence; None if nothing."""
-        threshold = self.threshold if state.told else self.blind_threshold
+        threshold = self._threshold(state, seen)
         if not outlook.high < threshold:
             times = outlook.high / threshold
             return f"A switch needs the upper end under {threshold:.1%}, {times:.1f} times less than now."

@@ -68,9 +68,9 @@ def test_on_a_straight_line_it_switches_when_less_than_a_quarter_is_left(straigh
 
 def test_without_an_objective_next_to_nothing_may_be_left(straight: Points) -> None:
     blind = follow(observed(straight, CONSTANT[:40], total=40))
-    assert blind[39].evidence["threshold"] == 0.02
-    # At 39 of 40 it is 2.6 per cent.
-    assert first(blind) is None
+    assert blind[39].evidence["threshold"] == 0.03
+    # At 39 of 40 it is 2.6 per cent, confirmed at the end.
+    assert first(blind) == 40
     assert (
         first(follow(observed(straight, CONSTANT[:40], total=40), blind_threshold=0.03, confirmations=1))
         == 39
@@ -84,6 +84,15 @@ def test_without_a_plan_training_goes_on_as_long_again(straight: Points) -> None
         "If training went on as long again the parameters would move by about 100.0%"
     )
     assert "switch" not in words(said)
+
+
+def test_without_plan_and_objective_a_forecast_of_twice_the_run_decides() -> None:
+    said = follow(observed(drifting(60, 30, drift=1.0, noise=0.0, seed=0, rates=0.8 ** np.arange(59))))
+    # The updates shrink by a fifth; that is taken to be over, so the last one times the number of updates is ahead.
+    signal = first(said)
+    assert signal is not None
+    assert said[signal].evidence["threshold"] == 0.15
+    assert said[signal - 2].evidence["forecast_high"] >= 0.15 > said[signal - 1].evidence["forecast_high"]
 
 
 def test_steps_ahead_without_their_rates_go_on_at_the_current_one(straight: Points) -> None:
@@ -282,7 +291,7 @@ def test_a_break_in_the_path_forgets_what_was_gained_before() -> None:
             {"threshold": 0.6},
             "threshold and resume_threshold must be in this order between 0 and inf, not 0.6 and 0.5",
         ),
-        ({"threshold": 0.01}, "blind_threshold and threshold must be in this order"),
+        ({"unplanned_threshold": 0.01}, "blind_threshold and unplanned_threshold must be in this order"),
         ({"threshold": math.nan}, "must be in this order"),
         ({"confirmations": 0}, "confirmations must be at least 1, not 0"),
         ({"window": 5}, "window must be at least 6 updates, not 5"),
