@@ -36,9 +36,14 @@ demo: $(READY)  ## server, a real small training, its trajectory map and advice:
 	$(BIN)/trajmon demo
 
 # Many tests wait for processes of their own: a few at once take half the time, on two cores as well.
-WORKERS ?= 3
+WORKERS ?= 4
 
-test: $(READY) promtool alertmanager browser deploy-tools  ## all tests and doctests, warnings are errors
+# Once, before several processes of tests would each compile them.
+.PHONY: kernels
+kernels: $(READY)
+	PYTHONPATH=tests $(BIN)/python -m support.compiled
+
+test: $(READY) promtool alertmanager browser deploy-tools kernels  ## all tests and doctests, warnings are errors
 	$(BIN)/python -m pytest --quiet --numprocesses $(WORKERS) --dist loadfile
 
 check: format lint types imports proto-check deploy-check rules-check test  ## what has to pass before a change goes in
@@ -61,6 +66,14 @@ bench: $(READY)  ## every figure beside its limit; fails if one is missed
 .PHONY: switch-data
 switch-data: $(READY)  ## make the runs of the switch benchmark that are missing; goes on where it was stopped: about half an hour
 	$(BIN)/python -m benchmarks.switch.generate
+
+.PHONY: reproduce
+reproduce: $(READY)  ## the paper's experiments, figures and table in docs/reproduction; goes on where it was stopped
+	$(BIN)/python -m benchmarks.paper
+
+.PHONY: switch-bench
+switch-bench: $(READY)  ## what every switch policy is worth on the recorded runs; fails if the default misses a limit
+	$(BIN)/python -m benchmarks.switch table --runs --check
 
 faults: $(READY) promtool deploy-tools  ## kill, freeze and fill the disk of real processes, many times: long
 	$(BIN)/python -m pytest --quiet --override-ini "norecursedirs=.* v1" --override-ini faulthandler_timeout=0 --timeout 3600 tests/faults
