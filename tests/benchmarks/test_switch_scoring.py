@@ -23,7 +23,7 @@ from benchmarks.switch.scoring import (
     thresholded,
 )
 
-from trajmon_server.signals import POLICIES
+from trajmon_server.signals import POLICIES, make_policy
 from trajmon_server.signals.base import Ahead, Observation
 from trajmon_server.signals.outcomes import Outcomes, Score
 
@@ -107,6 +107,17 @@ def test_equal_lateness_gives_a_policy_its_best_setting() -> None:
     )
     assert (value, found.wrong, found.regret) == (0.3, 1, pytest.approx(80 / 3))
     assert at_equal_lateness(runs, "planned_fraction/1", -0.1) is None
+
+
+def test_the_default_holds_what_it_claims_on_the_checked_in_runs() -> None:
+    runs = load_runs([ROOT / "benchmarks" / "switch" / "data"])
+    scores = [run.judge(make_policy("remaining_displacement/2")) for run in runs]
+    found = summarize(scores)
+    assert found.wrong_part <= 0.05
+    assert found.lateness <= 0.15
+    delicate = [one for run, one in zip(runs, scores, strict=True) if run.family in ("lazy", "modular")]
+    assert len(delicate) >= 6
+    assert all(one.wrong is False for one in delicate)
 
 
 def test_leaving_a_family_out_needs_two() -> None:
