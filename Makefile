@@ -67,6 +67,10 @@ bench: $(READY)  ## every figure beside its limit; fails if one is missed
 switch-data: $(READY)  ## make the runs of the switch benchmark that are missing; goes on where it was stopped: about half an hour
 	$(BIN)/python -m benchmarks.switch.generate
 
+.PHONY: switch-hybrid
+switch-hybrid: $(READY)  ## trainings that follow the advice beside full training; goes on where it was stopped: a quarter of an hour
+	$(BIN)/python -m benchmarks.switch hybrid
+
 .PHONY: reproduce
 reproduce: $(READY)  ## the paper's experiments, figures and table in docs/reproduction; goes on where it was stopped
 	$(BIN)/python -m benchmarks.paper
@@ -74,6 +78,7 @@ reproduce: $(READY)  ## the paper's experiments, figures and table in docs/repro
 .PHONY: switch-bench
 switch-bench: $(READY)  ## what every switch policy is worth on the recorded runs; fails if the default misses a limit
 	$(BIN)/python -m benchmarks.switch table --runs --check
+	TRAJMON_HISTORIES=100000 $(BIN)/python -m pytest --quiet --timeout 1200 --override-ini faulthandler_timeout=0 tests/monitor/signals/test_broken_histories.py
 
 faults: $(READY) promtool deploy-tools  ## kill, freeze and fill the disk of real processes, many times: long
 	$(BIN)/python -m pytest --quiet --override-ini "norecursedirs=.* v1" --override-ini faulthandler_timeout=0 --timeout 3600 tests/faults

@@ -1,8 +1,12 @@
-"""No policy says `switch` out of missing or broken data, in 100 000 generated histories; each is deterministic."""
+"""No policy says `switch` out of missing or broken data, in thousands of generated histories; each is deterministic.
+
+TRAJMON_HISTORIES says how many the default gets, `make switch-bench` asks for 100 000.
+"""
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -25,8 +29,9 @@ from trajmon_server.signals.settling import init as settling_init
 from trajmon_server.signals.settling import order
 from trajmon_server.signals.settling import update as settle
 
-HISTORIES = 14_300
-"""Of each of the seven policies: 100 100 in all."""
+DEFAULT = "remaining_displacement/2"
+HISTORIES = 2_000
+DEFAULT_HISTORIES = int(os.environ.get("TRAJMON_HISTORIES", "14300"))
 LENGTH = 13
 STALE_SECONDS = 3600.0
 
@@ -199,6 +204,17 @@ def usable(name: str, last: list[Observation]) -> bool:
             return all(len(dots) == i and all(map(math.isfinite, dots)) for i, dots in enumerate(reach))
 
 
+def objective_known(history: list[Observation]) -> bool:
+    """Whether enough objectives are known on the unbroken path to the end, all finite, and what a switch may cost."""
+    path = [history[-1]]
+    for before, seen in zip(history[-2::-1], history[:0:-1], strict=True):
+        if not sound(seen, before):
+            break
+        path.append(before)
+    known = [one.objective for one in path if not math.isnan(one.objective)]
+    return len(known) >= 6 and all(map(math.isfinite, known)) and history[-1].objective_tolerance > 0
+
+
 def fresh(seen: Observation) -> bool:
     return seen.age_seconds is None or seen.age_seconds <= STALE_SECONDS
 
@@ -207,7 +223,8 @@ def fresh(seen: Observation) -> bool:
 def test_never_a_switch_out_of_broken_data(name: str) -> None:
     switches = recovered = 0
     needed = UPDATES[name]
-    for number, history in enumerate(histories(HISTORIES, seed=len(name))):
+    count = DEFAULT_HISTORIES if name == DEFAULT else HISTORIES
+    for number, history in enumerate(histories(count, seed=len(name))):
         said = follow(name, history)
         if number < 300:
             assert repr(said) == repr(follow(name, history))
@@ -230,9 +247,12 @@ def test_never_a_switch_out_of_broken_data(name: str) -> None:
                 assert all(sound(seen, history[j]) for j, seen in enumerate(last, start=i - needed))
                 assert usable(name, last)
                 assert fresh(history[i])
+                if name == DEFAULT and not said[i - 1].switch:
+                    # One that was said holds until the parameters move again.
+                    assert objective_known(history[: i + 1])
     # Many of these histories do end in a switch, some of them after damage.
-    assert switches > 1000
-    assert recovered > 20
+    assert switches > count / 20
+    assert recovered > count / 1000
 
 
 @pytest.mark.parametrize("name", POLICIES)

@@ -266,7 +266,7 @@ def fresh(observation: Observation) -> bool:
 def test_never_a_switch_out_of_broken_data() -> None:
     switches, checked = [0], [0]
 
-    @settings(max_examples=2500, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(histories())
     def check(history: list[Observation]) -> None:
         said = follow(history)
@@ -290,9 +290,9 @@ def test_never_a_switch_out_of_broken_data() -> None:
                 assert advice.evidence["forecast_remaining_displacement"] <= 0.2
 
     check()
-    assert checked[0] >= 2000
+    assert checked[0] >= 400
     # The property is not empty: many of these histories do end in a switch.
-    assert switches[0] > 1000
+    assert switches[0] > 200
 
 
 def test_constant_parameters_never_switch() -> None:
