@@ -1,10 +1,13 @@
-"""`python -m benchmarks.switch COMMAND`: `data` makes the runs, `table` scores the policies on them."""
+"""`python -m benchmarks.switch COMMAND`.
+
+`data` makes the runs, `table` scores the policies on them, `hybrid` measures trainings that follow the advice.
+"""
 
 from __future__ import annotations
 
 import sys
 
-COMMANDS = ("data", "table")
+COMMANDS = ("data", "table", "hybrid")
 
 
 def main(arguments: list[str]) -> int:
@@ -17,6 +20,10 @@ def main(arguments: list[str]) -> int:
         from benchmarks.switch import table
 
         return table.main(rest)
+    if command == "hybrid":
+        from benchmarks.switch import hybrid
+
+        return hybrid.main(rest)
     from benchmarks.switch import generate
 
     return generate.main(rest)

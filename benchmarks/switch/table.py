@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from trajmon_server.signals.outcomes import Score
-from trajmon_server.signals.policies import POLICIES
+from trajmon_server.signals.policies import DEFAULT, POLICIES
 
 __all__ = ["main"]
 
@@ -36,7 +36,6 @@ DATA = Path(__file__).parent / "data"
 LATENESS_LIMIT = 0.15
 DELICATE = ("lazy", "modular")
 """Families in which no switch may be wrong."""
-DEFAULT = "remaining_displacement/2"
 PREDECESSORS = ("remaining_displacement/1",)
 """Policies that are no naive ones."""
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trajmon import errors
+    from trajmon._plan import Plan
     from trajmon._recorder import Recorder
     from trajmon._status import RecorderStatus
     from trajmon._watch import watch
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Advice",
     "Interleave",
+    "Plan",
     "Recorder",
     "RecorderStatus",
     "SketchSpec",
@@ -43,6 +45,7 @@ __all__ = [
 _MODULES = {
     "Advice": "trajmon.advice",
     "Interleave": "trajmon.switch.interleave",
+    "Plan": "trajmon._plan",
     "Recorder": "trajmon._recorder",
     "RecorderStatus": "trajmon._status",
     "SketchSpec": "trajmon_protos.sketch",

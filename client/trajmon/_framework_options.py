@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from trajmon._plan import Plan
 from trajmon._watch import Resume
 from trajmon.advice import Advice
 from trajmon.numerics.views import View
@@ -60,6 +61,8 @@ class Options:
     memory_budget_bytes: int | None = None
     agent_threads: int | None = None
     strict: bool = False
+    plan: Plan | None = None
+    """What training intends; steps and learning rates are filled in where the framework knows them."""
     on_advice: OnAdvice = "log"
     advice_callback: Callable[[Advice], object] | None = None
     log_hallmarks: bool | Sequence[str] = True
@@ -71,6 +74,8 @@ class Options:
         parse_schedule(self.every)
         if self.resume not in get_args(Resume):
             raise ValueError(f'resume={self.resume!r} is not one of "never", "allow", "must"')
+        if not (self.plan is None or isinstance(self.plan, Plan)):
+            raise ValueError(f"plan is a {type(self.plan).__name__}; a trajmon.Plan is expected")
         if self.mode not in get_args(SnapshotMode):
             raise ValueError(f'mode={self.mode!r} is not one of "exact", "anchored", "sketch"')
         if self.copy not in get_args(CopyMode):

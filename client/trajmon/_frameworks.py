@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from trajmon._framework_options import Options, free_name, unique_name
+from trajmon._plan import Plan, completed
 from trajmon._recorder import Recorder
 from trajmon._settings import home_directory
 from trajmon._watch import Resume, watch
@@ -71,10 +72,12 @@ class Follower:
         step: int,
         epoch: float | None = None,
         word: str,
+        known: Callable[[], Plan | None] = lambda: None,
     ) -> None:
         """Training starts, or goes on, after `step` optimizer steps. Call it on all ranks, weights loaded.
 
         The learning rate is that of the first optimizer. Where the user gave no name, the run's begins with `word`.
+        `known` is asked for what the framework plans, and stands in for what the user's plan does not say.
         """
         with self.kept_from_training("starting"):
             self.end(reason=None)
@@ -87,7 +90,7 @@ class Follower:
             self._state = {"format": _FORMAT, "asked": self.options.run, "run": name, "step": step}
             self._enter_switch(model, optimizers, before.get("switch"))
             self._end_earlier(name)
-            self._recorder = self._watch(model, optimizers, name, resume)
+            self._recorder = self._watch(model, optimizers, name, resume, self._plan(known))
             self._open = True
             _open_followers.add(self)
             # A framework that forgets its callback must not keep the run from the next one. At the exit of the
@@ -210,7 +213,19 @@ class Follower:
             if follower._state.get("run") == name and home_directory(follower.options.home) == home:
                 follower.end()
 
-    def _watch(self, model: nn.Module, optimizers: Sequence[object], name: str, resume: Resume) -> Recorder:
+    def _plan(self, known: Callable[[], Plan | None]) -> Plan | None:
+        with self.kept_from_training("asking for the planned steps"):
+            return completed(self.options.plan, known())
+        return self.options.plan
+
+    def _watch(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[object],
+        name: str,
+        resume: Resume,
+        plan: Plan | None,
+    ) -> Recorder:
         options = self.options
         copy = options.copy
         if copy == "overlap" and len(optimizers) > 1:
@@ -226,6 +241,7 @@ class Follower:
             server=options.server,
             # With its true step, below.
             initial=False,
+            plan=plan,
             copy=copy,
             on_advice=options.on_advice,
             advice_callback=options.advice_callback,

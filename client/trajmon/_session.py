@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from trajmon._agent_process import AgentProcess
 from trajmon._files import ProcessLock
 from trajmon._metadata import Metadata
+from trajmon._outlook import Outlook
 from trajmon._overlap import OverlappedCopy, cuda_device, steps_all
 from trajmon.advice import AnswerReader
 from trajmon.errors import CheckpointSkippedError, RecordingStoppedError, SnapshotError
@@ -88,6 +89,8 @@ class Session:
         self.stopped = False
         self.mode: TrainingMode = "full"
         """What is trained now: goes into the header of the next checkpoint."""
+        self.outlook: Outlook | None = None
+        """What training intends; its state goes into the header of every checkpoint."""
         self._model = model
         self._optimizer = optimizer
         self._plan = plan
@@ -260,6 +263,7 @@ class Session:
             previous = previous_for_step(self._start.path, headers, actual_step)
         else:
             previous = None
+        kept_metrics = self._metadata.metrics(metrics)
         return SnapshotHeader(
             checkpoint=number,
             attempt=self.note.attempt,
@@ -269,8 +273,9 @@ class Session:
             time_unix_seconds=time.time(),
             epoch=self._metadata.finite("epoch", epoch),
             learning_rate=self._metadata.learning_rate(self._optimizer),
-            metrics=self._metadata.metrics(metrics),
+            metrics=kept_metrics,
             mode=self.mode,
+            plan=None if self.outlook is None else self.outlook.ahead(actual_step, kept_metrics),
         )
 
     def _into_slot(self, slot: Slot, header: SnapshotHeader, started: float) -> SnapshotHeader:

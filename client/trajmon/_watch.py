@@ -10,6 +10,8 @@ from typing import get_args
 from torch import nn
 
 from trajmon._opening import Options, Resume, check_options, open_whole
+from trajmon._outlook import Outlook
+from trajmon._plan import Plan
 from trajmon._recorder import Recorder
 from trajmon._session import Session
 from trajmon._settings import default_threads, home_directory
@@ -49,6 +51,7 @@ def watch(
     initial: bool = True,
     every: str | int | Schedule | None = None,
     first_step: int = 0,
+    plan: Plan | None = None,
     copy: CopyMode = "wait",
     on_advice: OnAdvice = "log",
     advice_callback: Callable[[Advice], object] | None = None,
@@ -74,6 +77,9 @@ def watch(
     of optimizer steps, "epoch" or "log", see :mod:`trajmon.schedules`; `first_step` is how many steps the optimizer
     took before. `on_advice`: "log" the server's advice, hand it to `advice_callback`, or "switch": follow it, see
     :mod:`trajmon.switch`.
+
+    `plan`: what training intends, see :class:`trajmon.Plan`; the server's forecast then is of this training. With
+    `torch.distributed` rank 0's counts.
 
     `family`: views and groups of a known architecture, so that Q, K and V have maps of their own; "auto" finds it, None
     leaves it out, see :mod:`trajmon.families`. They are part of what identifies a run's model.
@@ -121,6 +127,7 @@ def watch(
         schedule = None if every is None else _schedule(every, optimizer)
         actor = AdviceActor(model, optimizer, on_advice, advice_callback, _agreement(exchange))
         _check_copy(copy, optimizer)
+        _check_plan(plan)
         try:
             if family is not None and not (family == "auto" and lies_in_runs(model)):
                 views, groups = presets_for(model, family, views=views, groups=groups)
@@ -141,6 +148,8 @@ def watch(
                 "run %r: the advice is not followed, because not every rank records and follows it", run
             )
             actor = AdviceActor(model, optimizer)
+        if plan is not None and exchange.rank == 0:
+            session.outlook = Outlook(plan, run)
         recorder = Recorder(session, RecorderStatus("recording"), actor=actor, strict=strict)
         if schedule is not None:
             assert optimizer is not None
@@ -171,6 +180,11 @@ def _check_copy(copy: str, optimizer: object | None) -> None:
         raise RefusedError(f'copy={copy!r} is not one of "wait", "overlap"')
     if copy == "overlap" and optimizer is None:
         raise RefusedError('copy="overlap" needs optimizer=, whose next step must wait for the copy')
+
+
+def _check_plan(plan: object) -> None:
+    if not (plan is None or isinstance(plan, Plan)):
+        raise RefusedError(f"plan is a {type(plan).__name__}; a trajmon.Plan is expected")
 
 
 def _schedule(every: str | int | Schedule, optimizer: object | None) -> Schedule:

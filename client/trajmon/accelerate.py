@@ -32,6 +32,7 @@ from torch import nn
 from trajmon._files import read_json, write_json
 from trajmon._framework_options import OnAdvice, Options
 from trajmon._frameworks import Follower
+from trajmon._plan import Plan
 from trajmon._recorder import Recorder
 from trajmon._watch import Resume
 from trajmon.advice import Advice
@@ -72,6 +73,7 @@ def prepare_recorder(
     memory_budget_bytes: int | None = None,
     agent_threads: int | None = None,
     strict: bool = False,
+    plan: Plan | None = None,
     on_advice: OnAdvice = "log",
     advice_callback: Callable[[Advice], object] | None = None,
     log_hallmarks: bool | Sequence[str] = True,
@@ -108,6 +110,7 @@ def prepare_recorder(
         memory_budget_bytes=memory_budget_bytes,
         agent_threads=agent_threads,
         strict=strict,
+        plan=plan,
         on_advice=on_advice,
         advice_callback=advice_callback,
         log_hallmarks=log_hallmarks,

@@ -13,13 +13,16 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trajmon._framework_options import OnAdvice, Options
 from trajmon._frameworks import Follower
+from trajmon._plan import Plan
 from trajmon._recorder import Recorder
 from trajmon._watch import Resume
 from trajmon.advice import Advice
@@ -51,7 +54,7 @@ class TrajectoryCallback(TrainerCallback):
     norm-only switch. A training that is resumed from one continues the run as its next attempt. One that starts
     from the beginning under a name that exists is recorded as NAME-2. Without `run` the name is made of the
     arguments' `run_name`, else the model's class, and the time. Metrics of a checkpoint are the newest that the
-    Trainer has logged.
+    Trainer has logged. The planned steps and learning rates are the Trainer's, unless `plan` has its own.
 
     Nothing is raised into training unless ``strict=True``; arguments that make no sense raise ValueError at once.
     """
@@ -78,6 +81,7 @@ class TrajectoryCallback(TrainerCallback):
         memory_budget_bytes: int | None = None,
         agent_threads: int | None = None,
         strict: bool = False,
+        plan: Plan | None = None,
         on_advice: OnAdvice = "log",
         advice_callback: Callable[[Advice], object] | None = None,
         log_hallmarks: bool | Sequence[str] = True,
@@ -104,6 +108,7 @@ class TrajectoryCallback(TrainerCallback):
                 memory_budget_bytes=memory_budget_bytes,
                 agent_threads=agent_threads,
                 strict=strict,
+                plan=plan,
                 on_advice=on_advice,
                 advice_callback=advice_callback,
                 log_hallmarks=log_hallmarks,
@@ -124,6 +129,7 @@ class TrajectoryCallback(TrainerCallback):
         control: TrainerControl,
         model: nn.Module | None = None,
         optimizer: object = None,
+        lr_scheduler: object = None,
         **kwargs: Any,
     ) -> None:
         """Model and optimizer are those of the checkpoint by now."""
@@ -144,6 +150,7 @@ class TrajectoryCallback(TrainerCallback):
             step=state.global_step,
             epoch=state.epoch,
             word=str(getattr(args, "run_name", None) or type(model).__name__),
+            known=lambda: _known(state, lr_scheduler),
         )
         self._save(state)
 
@@ -220,6 +227,16 @@ class TrajectoryCallback(TrainerCallback):
         state.log_history.insert(place, {**logs, "step": state.global_step})
         if self._trainer is not None:
             self._trainer.callback_handler.on_log(args, state, control, logs)
+
+
+def _known(state: TrainerState, scheduler: object) -> Plan | None:
+    """The steps that the Trainer plans, and its scheduler, which goes by steps unless it waits for a metric."""
+    if state.max_steps < 1:
+        return None
+    plan = Plan(total_steps=state.max_steps)
+    if isinstance(scheduler, LRScheduler) and not isinstance(scheduler, ReduceLROnPlateau):
+        return replace(plan, learning_rate=scheduler)
+    return plan
 
 
 def _newest_metrics(state: TrainerState) -> dict[str, object]:

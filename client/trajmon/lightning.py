@@ -10,14 +10,17 @@ trainer.fit(model, data, ckpt_path="last.ckpt")       # continues the run of the
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from trajmon._framework_options import OnAdvice, Options
 from trajmon._frameworks import Follower
+from trajmon._plan import Plan
 from trajmon._recorder import Recorder
 from trajmon._watch import Resume
 from trajmon.advice import Advice
@@ -41,6 +44,8 @@ class TrajectoryCallback(Callback):
     Lightning's checkpoints carry the run's name, how far it was recorded, and the norm-only switch. A training that
     is resumed from one continues the run as its next attempt. One that starts from the beginning under a name that
     exists is recorded as NAME-2. Without `run` the name is made of module class and time.
+
+    With one optimizer the planned steps and learning rates are the trainer's, unless `plan` has its own.
 
     Nothing is recorded with ``fast_dev_run``. Nothing is raised into training unless ``strict=True``; arguments that
     make no sense raise ValueError at once.
@@ -68,6 +73,7 @@ class TrajectoryCallback(Callback):
         memory_budget_bytes: int | None = None,
         agent_threads: int | None = None,
         strict: bool = False,
+        plan: Plan | None = None,
         on_advice: OnAdvice = "log",
         advice_callback: Callable[[Advice], object] | None = None,
         log_hallmarks: bool | Sequence[str] = True,
@@ -95,6 +101,7 @@ class TrajectoryCallback(Callback):
                 memory_budget_bytes=memory_budget_bytes,
                 agent_threads=agent_threads,
                 strict=strict,
+                plan=plan,
                 on_advice=on_advice,
                 advice_callback=advice_callback,
                 log_hallmarks=log_hallmarks,
@@ -131,6 +138,7 @@ class TrajectoryCallback(Callback):
             step=trainer.global_step,
             epoch=float(trainer.current_epoch),
             word=type(pl_module).__name__,
+            known=lambda: _known(trainer),
         )
 
     def on_train_batch_end(
@@ -176,3 +184,22 @@ class TrajectoryCallback(Callback):
             step = trainer.fit_loop.epoch_loop._batches_that_stepped
             for logger in trainer.loggers:
                 logger.log_metrics(values, step=step)
+
+
+def _known(trainer: Trainer) -> Plan | None:
+    """The steps that the trainer plans, and its scheduler if there is one that goes by steps or epochs."""
+    if len(trainer.optimizers) != 1:
+        # Its step count goes over all optimizers.
+        return None
+    total = trainer.estimated_stepping_batches
+    if not 1 <= total < math.inf:
+        return None
+    plan = Plan(total_steps=int(total))
+    if len(trainer.lr_scheduler_configs) != 1:
+        return plan
+    config = trainer.lr_scheduler_configs[0]
+    batches = trainer.num_training_batches
+    if config.reduce_on_plateau or (config.interval == "epoch" and not 1 <= batches < math.inf):
+        return plan
+    epoch = -(-int(batches) // trainer.accumulate_grad_batches) if config.interval == "epoch" else 1
+    return replace(plan, learning_rate=config.scheduler, steps_per_rate=epoch * config.frequency)

@@ -43,7 +43,7 @@ from trajmon_server.runs.replicas import Replica
 from trajmon_server.runs.rows import Rows
 from trajmon_server.runs.run import Run
 from trajmon_server.runs.worker import Worker
-from trajmon_server.signals.remaining_displacement import RemainingDisplacementPolicy
+from trajmon_server.signals.policies import make_policy
 from trajmon_server.store.base import Journal
 from trajmon_server.store.errors import StoreError
 from trajmon_server.store.header_cache import HeaderCache
@@ -176,7 +176,7 @@ async def serving(settings: Settings) -> AsyncIterator[Serving]:
         )
         if tls is not None:
             stack.push_async_callback(_ended, asyncio.create_task(tls.keep_renewing()))
-        policy = RemainingDisplacementPolicy()
+        policy = make_policy(settings.signals.policy, settings.signals.settings)
         registry = Registry(journal, settings.data_dir / "maps", policy, settings.stale_after_seconds)
         exporter = Exporter(
             registry,

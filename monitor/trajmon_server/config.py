@@ -9,9 +9,9 @@ from __future__ import annotations
 import socket
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -22,8 +22,18 @@ from pydantic_settings import (
 )
 
 from trajmon_server.errors import ConfigError, reason_of
+from trajmon_server.signals.policies import DEFAULT, make_policy
 
-__all__ = ["Address", "Limits", "Settings", "TlsSettings", "TokenEntry", "load_settings", "parse_address"]
+__all__ = [
+    "Address",
+    "Limits",
+    "Settings",
+    "SignalSettings",
+    "TlsSettings",
+    "TokenEntry",
+    "load_settings",
+    "parse_address",
+]
 
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 MIB = 1 << 20
@@ -104,6 +114,21 @@ class TlsSettings(BaseModel):
     """Pause between two looks whether the files were renewed."""
 
 
+class SignalSettings(BaseModel):
+    """What advises; after a change, and a restart, every run is judged anew from its first row."""
+
+    model_config = _STRICT
+    policy: str = DEFAULT
+    """Name of a policy; without a version the newest."""
+    settings: dict[str, float] = Field(default_factory=dict)
+    """Its settings by name, those that are not its defaults."""
+
+    @model_validator(mode="after")
+    def _is_known(self) -> Self:
+        make_policy(self.policy, self.settings)
+        return self
+
+
 class Settings(BaseSettings):
     """Everything that can be set."""
 
@@ -134,6 +159,7 @@ class Settings(BaseSettings):
     follow_seconds: float = Field(default=5.0, ge=0.1, le=3600)
     """Pause between two looks at what other servers have taken in."""
     limits: Limits = Limits()
+    signals: SignalSettings = SignalSettings()
     worker_threads: int = Field(default=2, ge=1, le=64)
     """Threads that compute hallmarks and publish maps."""
     stop_grace_seconds: float = Field(default=5.0, ge=0)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from trajmon_protos.record import LayerStatus, Row
 from trajmon_protos.v1 import types_pb2
+from trajmon_server.signals.base import Ahead
 
-__all__ = ["CheckpointMeta", "Group", "Layer", "RunDescription", "has_holes"]
+__all__ = ["CheckpointMeta", "Group", "Layer", "Plan", "RunDescription", "has_holes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,51 @@ def has_holes(row: Row) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Plan:
+    """What training intends, as of a checkpoint."""
+
+    ahead: Ahead | None = None
+    """None where the steps left are not known."""
+    objective: str = ""
+    """Name of the metric that training is for; empty: not told."""
+    larger_is_better: bool = False
+    objective_tolerance: float = math.nan
+    """How much of it a switch may cost, in its own unit; NaN where not known."""
+
+    @classmethod
+    def from_message(cls, message: types_pb2.Plan) -> Plan:
+        """As it came with a row."""
+
+        def number(name: Literal["rate_sum_ahead", "rate_squared_sum_ahead", "objective_tolerance"]) -> float:
+            return float(getattr(message, name)) if message.HasField(name) else math.nan
+
+        ahead = None
+        if message.HasField("steps_ahead"):
+            ahead = Ahead(message.steps_ahead, number("rate_sum_ahead"), number("rate_squared_sum_ahead"))
+        name = sys.intern(message.objective)
+        return cls(ahead, name, message.larger_is_better, number("objective_tolerance"))
+
+    def message(self) -> types_pb2.Plan:
+        """Inverse of :meth:`from_message`."""
+
+        def number(value: float) -> float | None:
+            return None if math.isnan(value) else value
+
+        ahead = self.ahead
+        return types_pb2.Plan(
+            steps_ahead=None if ahead is None else ahead.steps,
+            rate_sum_ahead=None if ahead is None else number(ahead.rate_sum),
+            rate_squared_sum_ahead=None if ahead is None else number(ahead.rate_squared_sum),
+            objective=self.objective,
+            larger_is_better=self.larger_is_better,
+            objective_tolerance=number(self.objective_tolerance),
+        )
+
+
+_NO_PLAN = Plan()
+
+
+@dataclass(frozen=True, slots=True)
 class CheckpointMeta:
     """What is known of one checkpoint besides its Gram row."""
 
@@ -115,8 +162,15 @@ class CheckpointMeta:
     """What was trained; unspecified means everything."""
     copy: str = ""
     """How the copy was taken: "wait" or "overlap"; empty where not told."""
+    plan: Plan = _NO_PLAN
     lost: bool = False
     """True if the row has been lost to damage; every number of it is missing."""
+
+    @property
+    def objective(self) -> float:
+        """What training is for, smaller is better; NaN where not told."""
+        value = self.metrics.get(self.plan.objective, math.nan)
+        return 1.0 - value if self.plan.larger_is_better else value
 
     @property
     def is_norm_only(self) -> bool:
@@ -140,6 +194,7 @@ class CheckpointMeta:
             non_finite_layers=non_finite_layers,
             mode=info.mode,
             copy=sys.intern(info.copy),
+            plan=Plan.from_message(info.plan) if info.HasField("plan") else _NO_PLAN,
         )
 
     @classmethod
@@ -160,4 +215,5 @@ class CheckpointMeta:
             stall_seconds=self.stall_seconds,
             mode=self.mode,
             copy=self.copy,
+            plan=None if self.plan == _NO_PLAN else self.plan.message(),
         )

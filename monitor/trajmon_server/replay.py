@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajmon_server.hallmarks import GramRow, Trajectory, stream
-from trajmon_server.hallmarks.resolution import above_resolution, cancellation
+from trajmon_server.hallmarks.stream_lags import lagged_dots
 from trajmon_server.recording import Recording, ReplayError, load
-from trajmon_server.signals.base import LAGS, Advice, Ahead, GroupObservation, Observation, Policy
+from trajmon_server.signals.base import Advice, Ahead, GroupObservation, Observation, Policy
+from trajmon_server.signals.observing import observe, observe_group
 from trajmon_server.signals.outcomes import Score, score
 from trajmon_server.signals.policies import make_policy
 
@@ -89,79 +90,59 @@ def scores(recording: Recording, signal: int | None) -> dict[str, Any] | None:
 
 
 def _seen(recording: Recording, with_plan: bool) -> Iterator[tuple[Observation, Mapping[str, float]]]:
-    network = recording.gram.sum(axis=0)
-    trajectory = Trajectory.from_gram(network)
-    groups = _groups(recording)
-    lagged = _lagged_dots(network)
+    network = Trajectory.from_gram(recording.gram.sum(axis=0))
+    groups = {name: _scope(Trajectory.from_gram(gram)) for name, gram in _grams(recording).items()}
     stream_state = stream.init()
-    for t in range(len(trajectory)):
-        row = GramRow(
-            gram=network[t, : t + 1],
-            update_squared=float(trajectory.update_squared[t]),
-            update_dot=float(trajectory.update_dot[t]),
-            displacement_squared=float(trajectory.displacement_squared[t]),
-            displacement_dot=float(trajectory.displacement_dot[t]),
-        )
+    for t, seen in enumerate(_scope(network)):
+        row = _row(network, t)
         stream_state = stream.update(stream_state, row)
         hallmarks = stream.latest(stream_state)
         objective, tolerance = _objective(recording, t)
-        yield (
-            Observation(
-                checkpoint=t,
-                previous=t - 1 if t else None,
-                step=None if recording.steps is None else recording.steps[t],
-                finite=bool(np.isfinite(row.gram[t])),
-                complete=bool(np.all(np.isfinite(row.gram))),
-                age_seconds=None,
-                learning_rate=float(recording.rates[t - 1]) if recording.rates is not None and t else None,
-                update_squared=row.update_squared,
-                update_dot=row.update_dot,
-                displacement_squared=row.displacement_squared,
-                mds=hallmarks["mds"],
-                relative_mds=hallmarks["relative_mds"],
-                norm_squared=float(row.gram[t]),
-                lagged_dots=lagged[t],
-                objective=objective,
-                objective_tolerance=tolerance,
-                ahead=_ahead(recording, t) if with_plan else None,
-                groups={name: series[t] for name, series in groups.items()},
-            ),
-            hallmarks,
+        told = observe(
+            checkpoint=t,
+            previous=t - 1 if t else None,
+            step=None if recording.steps is None else recording.steps[t],
+            finite=bool(np.isfinite(row.gram[t])),
+            complete=bool(np.all(np.isfinite(row.gram))),
+            learning_rate=float(recording.rates[t - 1]) if recording.rates is not None and t else None,
+            network=seen,
+            norm_squared=float(row.gram[t]),
+            hallmarks=hallmarks,
+            groups={name: series[t] for name, series in groups.items()},
+            objective=objective,
+            objective_tolerance=tolerance,
+            ahead=_ahead(recording, t) if with_plan else None,
         )
+        yield told, hallmarks
 
 
-def _groups(recording: Recording) -> dict[str, list[GroupObservation]]:
+def _grams(recording: Recording) -> dict[str, NDArray[np.float64]]:
     """Every layer as ``layer:NAME``, and ``norm`` where it is known which layers these are."""
     grams = {f"layer:{name}": gram for name, gram in zip(recording.names, recording.gram, strict=True)}
     if recording.norm is not None:
         grams["norm"] = recording.gram[recording.norm].sum(axis=0)
-    groups = {}
-    for name, gram in grams.items():
-        trajectory = Trajectory.from_gram(gram)
-        lagged = _lagged_dots(gram)
-        groups[name] = [
-            GroupObservation(
-                float(trajectory.update_squared[t]),
-                float(trajectory.update_dot[t]),
-                float(trajectory.displacement_squared[t]),
-                lagged[t],
-            )
-            for t in range(len(trajectory))
-        ]
-    return groups
+    return grams
 
 
-def _lagged_dots(gram: NDArray[np.float64]) -> list[tuple[float, ...]]:
-    """[T]: inner products of each update with those LAGS before it; NaN where the Gram does not resolve them."""
-    updates = gram[1:, 1:] - gram[1:, :-1] - gram[:-1, 1:] + gram[:-1, :-1]
-    norms = gram.diagonal()
-    ratios = cancellation(norms[1:], norms[:-1], updates.diagonal())
-    found = np.full((len(gram), len(LAGS)), np.nan)
-    for column, lag in enumerate(LAGS):
-        if lag < len(updates):
-            resolved = above_resolution(ratios[lag:], ratios[:-lag], lengths_exact=True)
-            found[lag + 1 :, column] = np.where(resolved, updates.diagonal(-lag), np.nan)
-    return [tuple(float(dot) for dot in row) for row in found]
+def _row(trajectory: Trajectory, t: int) -> GramRow:
+    return GramRow(
+        gram=trajectory.gram[t, : t + 1],
+        update_squared=float(trajectory.update_squared[t]),
+        update_dot=float(trajectory.update_dot[t]),
+        displacement_squared=float(trajectory.displacement_squared[t]),
+        displacement_dot=float(trajectory.displacement_dot[t]),
+    )
+
+
+def _scope(trajectory: Trajectory) -> list[GroupObservation]:
+    """One a checkpoint."""
+    squares, update_squares = trajectory.squared_norms, trajectory.update_squared.tolist()
+    found = []
+    for t in range(len(trajectory)):
+        row, before = _row(trajectory, t), trajectory.gram[max(t - 1, 0), :t]
+        dots = lagged_dots(row.gram, before, squares[: t + 1], update_squares[: t + 1])
+        found.append(observe_group(row, row.displacement_squared, dots))
+    return found
 
 
 def _ahead(recording: Recording, t: int) -> Ahead:
@@ -178,7 +159,10 @@ def _objective(recording: Recording, t: int) -> tuple[float, float]:
     """What training is for, smaller is better, and how much of it a switch may cost; NaN where not known."""
     if recording.metric is None or recording.delta is None:
         return math.nan, math.nan
-    return -float(recording.metric[t]), recording.delta
+    known = recording.metric[np.isfinite(recording.metric)]
+    # An accuracy as one minus it, a negative loss as the loss.
+    best = 1.0 if known.size and known.min() >= 0 else 0.0
+    return best - float(recording.metric[t]), recording.delta
 
 
 def _json_numbers(numbers: Mapping[str, float]) -> dict[str, float | None]:

@@ -96,16 +96,13 @@ def test_where_no_threshold_is_right_the_one_with_the_fewest_wrong_is_chosen() -
 def test_equal_lateness_gives_a_policy_its_best_setting() -> None:
     runs = [planned_run("a", 5, "a0"), planned_run("a", 6, "a1"), planned_run("b", 12, "b0")]
     # At 0.6 of 20, which is 12, all are right, 7, 6 and 0 late; at 0.3, which is 6, one is wrong by 80 deltas.
-    value, found = at_equal_lateness(runs, "planned_fraction/1", 0.3) or (
-        0.0,
-        summarize([one(1, 0, 0, True)]),
-    )
-    assert (value, found.wrong, found.lateness) == (0.6, 0, 0.3)
-    value, found = at_equal_lateness(runs, "planned_fraction/1", 0.04) or (
-        0.0,
-        summarize([one(1, 0, 0, True)]),
-    )
-    assert (value, found.wrong, found.regret) == (0.3, 1, pytest.approx(80 / 3))
+    late = at_equal_lateness(runs, "planned_fraction/1", 0.3)
+    assert late is not None
+    assert (late[0], late[1].wrong, late[1].lateness) == (0.6, 0, 0.3)
+    early = at_equal_lateness(runs, "planned_fraction/1", 0.04)
+    assert early is not None
+    assert (early[0], early[1].wrong) == (0.3, 1)
+    assert early[1].regret == pytest.approx(80 / 3)
     assert at_equal_lateness(runs, "planned_fraction/1", -0.1) is None
 
 

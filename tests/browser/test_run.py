@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from playwright.sync_api import Page, expect
 
 from browser.runs import PLAIN, keep_screenshot, shown_curves, shown_map, until
 from browser.visiting import Site, Watched
-from support.calls import get_hallmarks, get_map, get_run
+from support.calls import get_hallmarks, get_map, get_run, push_all
+from support.planned_rows import PlannedRun
 from support.server import Client
 from trajmon_server.hallmarks.random_walk_null import random_walk_null
 
@@ -210,11 +212,40 @@ def test_advice_with_its_evidence_and_history(page: Page, site: Site, client: Cl
         f"{advice.evidence['relative_mds']:.4f}"
     )
     told = page.evaluate("() => fetch('/api/v1/runs/plain').then(a => a.json())")
+    groups = page.locator("#advice [data-outlook]").evaluate_all("all => all.map(a => a.dataset.outlook)")
+    assert groups == [outlook["group"] for outlook in told["outlooks"]]
     assert told["history"][0] == {"checkpoint": 0, "state": "unknown"}
     expect(page.locator(".timeline span")).to_have_count(len(told["history"]))
     expect(page.locator(".history p")).to_contain_text(
         f"{told['history'][-1]['state']} from {told['history'][-1]['checkpoint']}"
     )
+
+
+def test_the_plan_and_what_is_forecast_of_each_group(page: Page, site: Site, client: Client) -> None:
+    source = PlannedRun("with-a-plan")
+    push_all(client, source, stop=38)
+    get_map(client, "with-a-plan")  # waits until the rows are worked off
+    open_run(page, site, "/runs/with-a-plan")
+    page.locator("#advice summary").click()
+    expect(page.locator("#advice .plan")).to_have_text(
+        "Planned: 100 steps ahead, learning rates known; for accuracy, larger is better."
+    )
+    outlooks = get_run(client, "with-a-plan").outlooks
+    rows = page.locator("#advice [data-outlook]")
+    assert rows.evaluate_all("all => all.map(a => a.dataset.outlook)") == [one.group for one in outlooks]
+    expect(rows.first.locator("td")).to_have_text(
+        [
+            f"{percent(outlooks[0].remaining)} ({percent(outlooks[0].low)} to {percent(outlooks[0].high)})",
+            f"settled since checkpoint {outlooks[0].settled_since}",
+        ]
+    )
+    keep_screenshot(page, "plan")
+
+
+def percent(value: float) -> str:
+    """Two significant digits, as the page has them of small parts."""
+    assert 1e-5 < value < 0.1
+    return f"{Decimal(f'{100 * value:.1e}'):f} %"
 
 
 def test_a_random_walk_stands_beside_the_run(page: Page, site: Site, client: Client) -> None:

@@ -54,7 +54,20 @@ def _info(info: Description) -> bytes:
         out += _double(4, info["learning_rate"])
     for name in sorted(info.get("metrics", {})):
         out += _bytes(5, _bytes(1, name.encode()) + _double(2, info["metrics"][name]))
-    return out + _plain_double(6, info["stall_seconds"])
+    out += _plain_double(6, info["stall_seconds"])
+    return out + (_bytes(9, _plan(info["plan"])) if "plan" in info else b"")
+
+
+def _plan(plan: Description) -> bytes:
+    out = _integer(1, plan["steps_ahead"]) if "steps_ahead" in plan else b""
+    for field, name in ((2, "rate_sum_ahead"), (3, "rate_squared_sum_ahead")):
+        if name in plan:
+            out += _double(field, plan[name])
+    out += _bytes(4, plan["objective"].encode()) if plan["objective"] else b""
+    out += _integer(5, 1) if plan["larger_is_better"] else b""
+    if "objective_tolerance" in plan:
+        out += _double(6, plan["objective_tolerance"])
+    return out
 
 
 def _header(header: Description) -> bytes:

@@ -46,6 +46,17 @@ def describe(row: record.Row) -> Description:
         described["info"]["learning_rate"] = double_bits(info.learning_rate)
     if info.metrics:
         described["info"]["metrics"] = {name: double_bits(value) for name, value in info.metrics.items()}
+    if info.HasField("plan"):
+        plan = info.plan
+        described["info"]["plan"] = {
+            "objective": plan.objective,
+            "larger_is_better": plan.larger_is_better,
+        }
+        if plan.HasField("steps_ahead"):
+            described["info"]["plan"]["steps_ahead"] = plan.steps_ahead
+        for name in ("rate_sum_ahead", "rate_squared_sum_ahead", "objective_tolerance"):
+            if plan.HasField(name):
+                described["info"]["plan"][name] = double_bits(getattr(plan, name))
     return {
         "header": described,
         "gram_bits": bit_patterns(row.gram),
@@ -63,6 +74,8 @@ def test_the_corpus_is_there() -> None:
     assert [path.stem for path in GOLDEN] == [
         "row_record_v1",
         "row_record_v1_first",
+        "row_record_v1_plan",
+        "row_record_v1_plan_end",
         "row_record_v1_previous_zero",
     ]
     assert [path.stem for path in sorted(HERE.glob("*.json"))] == [path.stem for path in GOLDEN]

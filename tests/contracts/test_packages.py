@@ -62,6 +62,7 @@ def test_exported_members() -> None:
     assert trajmon.__all__ == [
         "Advice",
         "Interleave",
+        "Plan",
         "Recorder",
         "RecorderStatus",
         "SketchSpec",

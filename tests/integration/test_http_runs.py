@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 import pytest
 
 from support.calls import get_run, open_part, open_run, push, push_all, push_part, report
+from support.planned_rows import TOLERANCE, PlannedRun
 from support.rows import Cut, SyntheticRun
 from support.server import Client, ServerProcess
 from support.sketches import sketch_record
 from support.web import Web
 from trajmon_protos.v1 import ingest_pb2
+from trajmon_server.signals import settling
 
 
 @pytest.fixture
@@ -53,7 +56,42 @@ def test_details_of_a_run(web: Web, team_client: Client) -> None:
     assert told["phases"] == [{"start": 0, "stop": 5, "learning_rate": 0.1}]
     assert told["schedule"] == "constant"
     assert told["history"][0] == {"checkpoint": 0, "state": "unknown"}
+    assert (told["plan"], told["outlooks"]) == (None, [])
     assert web.json(f"/api/v1/runs/{told['id']}") == told
+
+
+def test_plan_and_outlooks_of_the_groups(web: Web, team_client: Client, tmp_path: Path) -> None:
+    source = PlannedRun("planned", num_checkpoints=40)
+    push_all(team_client, source)
+    web.json("/api/v1/runs/planned/map")
+    told = web.json("/api/v1/runs/planned")
+    assert told["plan"] == {
+        "steps_ahead": 0,
+        "rates_are_known": True,
+        "objective": "accuracy",
+        "larger_is_better": True,
+        "objective_tolerance": TOLERANCE,
+    }
+    state = settling.init()
+    for seen in source.expected(tmp_path):
+        state = settling.update(state, seen)
+    names = [outlook["group"] for outlook in told["outlooks"]]
+    assert tuple(names) == settling.order(state)
+    assert set(names) == {*(f"layer:{name}" for name in source.layer_names), "norm"}
+    for outlook in told["outlooks"]:
+        group = state.groups[outlook["group"]]
+        assert group.outlook is not None
+        assert outlook == {
+            "group": outlook["group"],
+            "remaining": group.outlook.remaining,
+            "low": group.outlook.low,
+            "high": group.outlook.high,
+            "settled_since": group.settled_since,
+        }
+    messages = get_run(team_client, "planned").outlooks
+    assert [(one.group, one.high, one.settled_since) for one in messages] == [
+        (one["group"], one["high"], one["settled_since"]) for one in told["outlooks"]
+    ]
 
 
 def test_run_without_checkpoints(web: Web, team_client: Client) -> None:

@@ -8,6 +8,8 @@ import pytest
 
 from trajmon_server.config import load_settings, parse_address
 from trajmon_server.errors import ConfigError
+from trajmon_server.signals.mds_threshold import MdsThresholdPolicy
+from trajmon_server.signals.policies import DEFAULT, make_policy
 
 
 def write(folder: Path, content: bytes) -> Path:
@@ -43,12 +45,41 @@ def test_sources_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ),
         (b"[limits]\nmax_runs = 0\nmax_layers = 'x'\n", "limits.max_layers: Input should be a valid integer"),
         (b"[[tokens]]\nsha256 = 'abc'\nteam = 'a'\n", "tokens.0.sha256: String should match pattern"),
+        (
+            b"[signals]\npolicy = 'oracle'\n",
+            "signals: Value error, there is no policy 'oracle'; there are remaining_displacement/",
+        ),
+        (
+            b"[signals]\npolicy = 'mds_threshold'\nsettings = { window = 3 }\n",
+            "signals: Value error, mds_threshold/1 has no setting 'window'; it has ",
+        ),
+        (
+            b"[signals]\npolicy = 'mds_threshold'\nsettings = { threshold = 2 }\n",
+            "signals: Value error, resume_threshold and threshold must be in this order between -1 and 1, not 0.9 and",
+        ),
+        (
+            b"[signals]\nsettings = { confirmations = 'x' }\n",
+            "signals.settings.confirmations: Input should be",
+        ),
+        (b"[signals]\nname = 'x'\n", "signals.name: Extra inputs are not permitted"),
     ],
 )
 def test_a_wrong_file_is_refused_naming_everything_wrong(tmp_path: Path, content: bytes, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_settings(write(tmp_path, content), {}, tmp_path)
     assert text in str(caught.value)
+
+
+def test_a_policy_with_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = write(
+        tmp_path, b"[signals]\npolicy = 'mds_threshold'\nsettings = { threshold = 0.99, confirmations = 3 }\n"
+    )
+    monkeypatch.setenv("TRAJMON_SERVER_SIGNALS__SETTINGS__THRESHOLD", "0.97")
+    signals = load_settings(config, {}, tmp_path).signals
+    policy = make_policy(signals.policy, signals.settings)
+    assert policy == MdsThresholdPolicy(threshold=0.97, confirmations=3)
+    monkeypatch.delenv("TRAJMON_SERVER_SIGNALS__SETTINGS__THRESHOLD")
+    assert load_settings(None, {}, tmp_path).signals.policy == DEFAULT
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

@@ -245,14 +245,14 @@ def test_another_policy_with_another_threshold() -> None:
     usual = command(path, "--policy", "remaining_displacement/2")
     assert usual.exit_code == 0
     assert usual.stdout.splitlines()[-1] == (
-        "First switch at 25, metric lost there 0.001675. Switching was safe from 14 on (delta 0.01). "
-        "Late by 28% of the run."
+        "First switch at 24, metric lost there 0.001675. Switching was safe from 14 on (delta 0.01). "
+        "Late by 25% of the run."
     )
-    careful = command(path, "--policy", "remaining_displacement", "--set", "least_power=1", "--json")
+    careful = command(path, "--policy", "remaining_displacement", "--set", "margin=3", "--json")
     signal = json.loads(careful.stdout.splitlines()[-1])["scores"]["signal"]
-    policy = make_policy("remaining_displacement/2", {"least_power": 1.0})
+    policy = make_policy("remaining_displacement/2", {"margin": 3.0})
     assert signal == first_switch(policy, observations(load(path)))
-    assert signal == 16
+    assert signal == 31
     blind = command(path, "--policy", "planned_fraction", "--no-plan")
     assert blind.stdout.splitlines()[-1].startswith("No switch was advised. Switching was safe from 14 on")
     wrong = command(path, "--policy", "mds_threshold")
@@ -266,16 +266,19 @@ def test_another_policy_with_another_threshold() -> None:
     [
         (
             ("--policy", "none"),
-            "trajmon-server: there is no policy 'none'; there are remaining_displacement/1,",
+            "trajmon-server: there is no policy 'none'; there are remaining_displacement/2,",
         ),
         (("--set", "threshold"), "trajmon-server: --set takes NAME=NUMBER, not 'threshold'"),
         (("--set", "threshold=low"), "trajmon-server: --set takes NAME=NUMBER, not 'threshold=low'"),
         (("--set", "=0.1"), "trajmon-server: --set takes NAME=NUMBER, not '=0.1'"),
         (
             ("--set", "speed=1"),
-            "trajmon-server: remaining_displacement/1 has no setting 'speed'; it has threshold,",
+            "trajmon-server: remaining_displacement/2 has no setting 'speed'; it has threshold,",
         ),
-        (("--set", "threshold=9"), "trajmon-server: thresholds must be positive and rising, not 9.0 and 0.2"),
+        (
+            ("--set", "threshold=9"),
+            "trajmon-server: threshold and resume_threshold must be in this order between 0 and inf, not 9 and 0.5",
+        ),
         (("--delta", "0"), "Invalid value for '--delta'"),
         (("--delta", "nan"), "delta must be a positive number, not nan"),
     ],

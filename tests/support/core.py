@@ -17,6 +17,8 @@ from trajmon_server.config import Limits
 from trajmon_server.ingest.service import Ingest, Receipt
 from trajmon_server.runs.ownership import Alone
 from trajmon_server.runs.run import Run
+from trajmon_server.signals.base import Policy
+from trajmon_server.signals.remaining_displacement import RemainingDisplacementPolicy
 
 CALLER = Principal(LOCAL_TEAM, "write")
 
@@ -24,13 +26,16 @@ CALLER = Principal(LOCAL_TEAM, "write")
 class Server:
     """The server's inside, and the agents' side of the conversation with it."""
 
-    def __init__(self, folder: Path, executor: ThreadPoolExecutor, **limits: int) -> None:
+    def __init__(
+        self, folder: Path, executor: ThreadPoolExecutor, policy: Policy[Any] | None = None, **limits: int
+    ) -> None:
         self.folder, self.executor, self.limits = folder, executor, limits
+        self.policy = RemainingDisplacementPolicy() if policy is None else policy
         self.start()
 
     def start(self) -> None:
         """Begin with what is on disk."""
-        self.house = House(self.folder, self.executor)
+        self.house = House(self.folder, self.executor, self.policy)
         self.house.registry.recover()
         limits = Limits(**{"min_free_disk_bytes": 0, **self.limits})
         self.ingest = Ingest(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from support.rows import SyntheticRun
 from trajmon_server.model import Group, Layer, RunDescription
 from trajmon_server.runs.registry import Registry
 from trajmon_server.runs.run import Run, RunControl
 from trajmon_server.runs.worker import Worker
+from trajmon_server.signals.base import Policy
 from trajmon_server.signals.remaining_displacement import RemainingDisplacementPolicy
 from trajmon_server.store.journal import LocalJournal
 
@@ -35,12 +37,12 @@ class House:
 
     folder: Path
     executor: ThreadPoolExecutor
+    policy: Policy[Any] = field(default_factory=RemainingDisplacementPolicy)
 
     def __post_init__(self) -> None:
         self.journal = LocalJournal(self.folder / "journal")
-        policy = RemainingDisplacementPolicy()
-        self.registry = Registry(self.journal, self.folder / "maps", policy, 3600.0)
-        self.worker = Worker(self.registry, self.journal, policy, self.executor)
+        self.registry = Registry(self.journal, self.folder / "maps", self.policy, 3600.0)
+        self.worker = Worker(self.registry, self.journal, self.policy, self.executor)
         self.registry.on_wake(self.worker.wake)
 
     def store(self, source: SyntheticRun, rows: int, team: str = "local") -> Run:

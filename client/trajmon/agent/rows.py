@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from trajmon._plan import PlanAhead
 from trajmon.agent.sketching import Sketcher
 from trajmon.agent.spool import Spool
 from trajmon.errors import SnapshotError, SnapshotNotKeptError
@@ -281,7 +282,10 @@ class RowMaker:
             first = next((self._headers[number] for number in sorted(self._headers)), None)
             before = first or SnapshotHeader(0, 1, 0, self._layout.fingerprint)
         previous = checkpoint - 1 if checkpoint else None
-        return replace(before, checkpoint=checkpoint, previous=previous, metrics={}, stall_seconds=0.0)
+        # Of a plan that went on from there nothing is known.
+        return replace(
+            before, checkpoint=checkpoint, previous=previous, metrics={}, stall_seconds=0.0, plan=None
+        )
 
     def _unknown_row(self, checkpoint: int) -> GramRow:
         layers = self._num_layers
@@ -313,8 +317,20 @@ class RowMaker:
                 stall_seconds=header.stall_seconds,
                 mode=_MODES[header.mode],
                 copy=header.copy,
+                plan=None if header.plan is None else _plan(header.plan),
             ),
         )
+
+
+def _plan(plan: PlanAhead) -> types_pb2.Plan:
+    return types_pb2.Plan(
+        steps_ahead=plan.steps,
+        rate_sum_ahead=plan.rate_sum,
+        rate_squared_sum_ahead=plan.rate_squared_sum,
+        objective=plan.objective,
+        larger_is_better=plan.larger_is_better,
+        objective_tolerance=plan.tolerance,
+    )
 
 
 def _indices(path: list[int]) -> PathIndices:

@@ -40,6 +40,7 @@ _LEAST_PIXELS = 32
 _MOST_FINDINGS = 5
 _MOST_OPEN = 3
 _MOST_PARTS = 8
+_MOST_SETTLED = 8
 _SNAPSHOTS = {
     ingest_pb2.SNAPSHOT_MODE_ANCHORED: "anchored: a few snapshots kept",
     ingest_pb2.SNAPSHOT_MODE_SKETCH: "sketch: last two snapshots kept",
@@ -75,6 +76,9 @@ def print_header(console: Console, details: query_pb2.GetRunResponse) -> None:
     for words in (waiting_words(details), lag_words(details.agent)):
         if words:
             console.print(Text(words, style="yellow"))
+    for words in (plan_words(details), settled_words(details)):
+        if words:
+            console.print(Text(words))
     for finding in details.findings[:_MOST_FINDINGS]:
         console.print(
             Text(f"finding: checkpoint {finding.checkpoint}: {clean(finding.text, 300)}", style="yellow")
@@ -82,6 +86,44 @@ def print_header(console: Console, details: query_pb2.GetRunResponse) -> None:
     if len(details.findings) > _MOST_FINDINGS:
         console.print(Text(f"and {len(details.findings) - _MOST_FINDINGS} more findings", style="yellow"))
     console.print()
+
+
+def plan_words(details: query_pb2.GetRunResponse) -> str:
+    """What the newest checkpoint says of the plan; empty if nothing.
+
+    >>> plan = types_pb2.Plan(steps_ahead=300, objective="loss")
+    >>> info = types_pb2.CheckpointInfo(plan=plan)
+    >>> plan_words(query_pb2.GetRunResponse(checkpoints=[query_pb2.CheckpointDetail(info=info)]))
+    'plan: 300 steps ahead, learning rates not known; for loss, smaller is better'
+    """
+    if not details.checkpoints or not details.checkpoints[-1].info.HasField("plan"):
+        return ""
+    plan, parts = details.checkpoints[-1].info.plan, []
+    if plan.HasField("steps_ahead"):
+        known = "known" if plan.HasField("rate_sum_ahead") else "not known"
+        parts.append(f"{plan.steps_ahead:,} steps ahead, learning rates {known}")
+    if plan.objective:
+        better = "larger" if plan.larger_is_better else "smaller"
+        parts.append(f"for {clean(plan.objective)}, {better} is better")
+    return f"plan: {'; '.join(parts)}" if parts else ""
+
+
+def settled_words(details: query_pb2.GetRunResponse) -> str:
+    """The groups that have settled, in the order in which they did; empty if none has.
+
+    >>> told = [query_pb2.GroupOutlook(group="norm", settled_since=7), query_pb2.GroupOutlook(group="mlp")]
+    >>> settled_words(query_pb2.GetRunResponse(outlooks=told))
+    'settled groups: norm (since checkpoint 7); 1 of 2 has not'
+    """
+    settled = [one for one in details.outlooks if one.HasField("settled_since")]
+    if not settled:
+        return ""
+    shown = [f"{clean(one.group)} (since checkpoint {one.settled_since})" for one in settled[:_MOST_SETTLED]]
+    more = len(settled) - len(shown)
+    left = len(details.outlooks) - len(settled)
+    words = ", ".join(shown) + (f" and {more} more" if more else "")
+    verb = "has" if left == 1 else "have"
+    return f"settled groups: {words}" + (f"; {left} of {len(details.outlooks)} {verb} not" if left else "")
 
 
 def waiting_words(details: query_pb2.GetRunResponse) -> str:

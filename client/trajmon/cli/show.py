@@ -151,10 +151,35 @@ def _value(
             for known in details.open
         ],
         "agent": _agent(details.agent) if details.HasField("agent") else None,
+        "plan": _plan(details),
+        "outlooks": [
+            {
+                "group": one.group,
+                "remaining": number_value(one.remaining),
+                "low": number_value(one.low),
+                "high": number_value(one.high),
+                "settled_since": one.settled_since if one.HasField("settled_since") else None,
+            }
+            for one in details.outlooks
+        ],
         "findings": [
             {"kind": finding.kind, "checkpoint": finding.checkpoint, "text": finding.text}
             for finding in details.findings
         ],
+    }
+
+
+def _plan(details: query_pb2.GetRunResponse) -> dict[str, Any] | None:
+    """What the newest checkpoint says of it."""
+    if not details.checkpoints or not details.checkpoints[-1].info.HasField("plan"):
+        return None
+    plan = details.checkpoints[-1].info.plan
+    return {
+        "steps_ahead": plan.steps_ahead if plan.HasField("steps_ahead") else None,
+        "rates_are_known": plan.HasField("rate_sum_ahead"),
+        "objective": plan.objective,
+        "larger_is_better": plan.larger_is_better,
+        "objective_tolerance": plan.objective_tolerance if plan.HasField("objective_tolerance") else None,
     }
 
 

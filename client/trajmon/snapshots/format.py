@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajmon._files import sync_directory, write_all
+from trajmon._plan import PlanAhead
 from trajmon.errors import SnapshotError, SnapshotNotKeptError
 
 __all__ = [
@@ -84,6 +85,8 @@ class SnapshotHeader:
     """`wait`: training stood still while it was taken; `overlap`: it went on beside it."""
     kept: bool = True
     """False once the data was given up, as was planned: the file is its header alone."""
+    plan: PlanAhead | None = None
+    """What training intends, as of this checkpoint; None where nothing is planned."""
 
     def to_json(self) -> bytes:
         """One JSON object; NaN and Inf in the notation of Python's json."""
@@ -108,6 +111,7 @@ class SnapshotHeader:
                 mode="norm_only" if value.get("mode") == "norm_only" else "full",
                 copy="overlap" if value.get("copy") == "overlap" else "wait",
                 kept=bool(value.get("kept", True)),
+                plan=None if value.get("plan") is None else PlanAhead.from_json(value["plan"]),
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SnapshotError(f"snapshot header cannot be read: {error!r}") from error

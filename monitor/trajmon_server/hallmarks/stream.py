@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -24,17 +24,22 @@ from trajmon_server.hallmarks.directions import (
 )
 from trajmon_server.hallmarks.displacements import Estimated, dots_from_gram, squares_from_gram, with_start
 from trajmon_server.hallmarks.integrity import ORIGIN_JUDGED_AT, Finding, exact_only, row_findings
-from trajmon_server.hallmarks.lagged_cosines import LAGS
 from trajmon_server.hallmarks.resolution import above_resolution, cancellation
 from trajmon_server.hallmarks.running_mean import RunningMean
 from trajmon_server.hallmarks.series import HALLMARKS
+from trajmon_server.hallmarks.stream_lags import (
+    BEYOND_NEIGHBOURS,
+    LAG_NAMES,
+    lagged_cosines,
+    lagged_dots,
+    lagged_errors,
+)
 from trajmon_server.hallmarks.windowed_mds import WINDOW_CHECKPOINTS
 
 __all__ = ["GramRow", "StreamState", "estimated_entries", "init", "latest", "latest_errors", "update"]
 
 _SQUARE, _LENGTH, _DISPLACEMENT, _DISTANCE, _WITH_START, _CANCELLATION, _UPDATE = range(7)
-_LAG_NAMES = tuple(f"update_cosine_lag{lag}" for lag in LAGS)
-_RECENT = max(max(LAGS) + 1, ORIGIN_JUDGED_AT)
+_RECENT = max(max(BEYOND_NEIGHBOURS) + 1, ORIGIN_JUDGED_AT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,8 @@ class StreamState:
     values: Mapping[str, float]
     findings: tuple[Finding, ...]
     """All integrity findings so far."""
+    lagged_dots: Mapping[int, float] = field(default_factory=dict)
+    """Of the newest update with those some lags before it, see :mod:`stream_lags`; NaN where they rest on estimates."""
     errors: stream_errors.ErrorState | None = None
     """None while everything is exact."""
 
@@ -137,12 +144,16 @@ def update(state: StreamState, row: GramRow) -> StreamState:
     cosines = _cosines(row.gram, points[_LENGTH])
     about_start = _relative_cosines(row.gram, points) if t else np.empty(0)
     recent = [*state.recent_update_squared, row.update_squared if t else math.nan][-_RECENT:]
-    lagged = _lagged_cosines(row, state.previous_gram, points[_SQUARE], recent)
+    dots = lagged_dots(row.gram, state.previous_gram, points[_SQUARE], recent)
+    lagged = lagged_cosines(row.update_dot if t > 1 else math.nan, dots, recent)
     row_errors = None
     if errors is not None:
         row_errors = _row_errors(row, points, errors, cosines, about_start, recent)
         about_start = np.where(np.isnan(row_errors.about_start), np.nan, about_start)
         lagged |= {name: math.nan for name in lagged if not row_errors.lagged[name] < 1.0}
+        for lag, name in zip(BEYOND_NEIGHBOURS, LAG_NAMES[1:], strict=True):
+            if row_errors.lagged[name] != 0:
+                dots[lag] = math.nan
     window = _slide(state.window, cosines)
     update_lengths = points[_UPDATE]
     weights = update_lengths * update_lengths[t]
@@ -197,6 +208,7 @@ def update(state: StreamState, row: GramRow) -> StreamState:
         recent_update_squared=tuple(recent),
         values=MappingProxyType(values),
         findings=(*state.findings, *found),
+        lagged_dots=MappingProxyType(dots),
         errors=errors,
     )
 
@@ -273,24 +285,10 @@ def _row_errors(
         gram=gram,
         cosines=np.where(np.isnan(cosines), np.nan, np.minimum(gram / (lengths * lengths[-1]), 1.0)),
         about_start=relative,
-        lagged=_lagged_errors(gram, errors.previous, recent),
+        lagged=lagged_errors(gram, errors.previous, recent),
         displacement_squared=row.displacement_squared_error,
         displacement_dot=row.displacement_dot_error,
     )
-
-
-def _lagged_errors(
-    gram_error: NDArray[np.float64], previous: NDArray[np.float64], recent: list[float]
-) -> dict[str, float]:
-    t = len(previous)
-    found = dict.fromkeys(_LAG_NAMES, 0.0)
-    for lag, name in zip(LAGS, _LAG_NAMES, strict=True):
-        end = t - lag
-        if lag > 1 and end >= 1:
-            total = float(gram_error[end] + gram_error[end - 1] + previous[end] + previous[end - 1])
-            if total > 0:
-                found[name] = total / (_length(recent[-1 - lag]) * _length(recent[-1]))
-    return found
 
 
 def _with_point(points: NDArray[np.float64], row: GramRow) -> NDArray[np.float64]:
@@ -355,35 +353,6 @@ def _angles(
         "apex_angle_initialization_degrees": float(between[1]),
         "apex_angle_origin_degrees": float(at_origin),
     }
-
-
-def _lagged_cosines(
-    row: GramRow, previous_gram: NDArray[np.float64], squares: NDArray[np.float64], recent: list[float]
-) -> dict[str, float]:
-    """Few numbers, so plain floats: arrays of four cost more than they save."""
-    t = len(previous_gram)
-    values = dict.fromkeys(_LAG_NAMES, math.nan)
-    newest = _length(recent[-1])
-    if t < 2 or math.isnan(newest):
-        return values
-    newest_ratio = _reach(squares, t) / newest
-    for lag, name in zip(LAGS, _LAG_NAMES, strict=True):
-        end = t - lag
-        if end < 1:
-            break
-        length = _length(recent[-1 - lag])
-        if lag == 1:
-            dot = row.update_dot
-        else:
-            dot = float(row.gram[end] - row.gram[end - 1] - previous_gram[end] + previous_gram[end - 1])
-            if not above_resolution(_reach(squares, end) / length, newest_ratio, lengths_exact=True):
-                continue
-        values[name] = float(clamp_cosine(dot / (length * newest)))
-    return values
-
-
-def _reach(squares: NDArray[np.float64], t: int) -> float:
-    return _root(float(np.maximum(squares[t], squares[t - 1])))
 
 
 def _length(square: float) -> float:

@@ -18,6 +18,7 @@ from trajmon_server.errors import Violation
 from trajmon_server.model import RunDescription
 from trajmon_server.runs.parts import MAX_PARTS
 from trajmon_server.runs.sketches import SketchColumns
+from trajmon_server.signals.base import Ahead
 
 __all__ = ["validate_open", "validate_report", "validate_row", "validate_sketch"]
 
@@ -250,6 +251,31 @@ def _header(
         )
     if len(header.info.copy) > MAX_COPY or not header.info.copy.isprintable():
         found.append(Violation("info.copy", f"at most {MAX_COPY} printable characters"))
+    return found + _plan(header.info.plan)
+
+
+def _plan(plan: types_pb2.Plan) -> list[Violation]:
+    found: list[Violation] = []
+    has_sum, has_squared_sum = plan.HasField("rate_sum_ahead"), plan.HasField("rate_squared_sum_ahead")
+    if (has_sum or has_squared_sum) and not plan.HasField("steps_ahead"):
+        found.append(
+            Violation("info.plan.steps_ahead", "learning rates ahead need the number of steps ahead")
+        )
+    elif has_sum != has_squared_sum:
+        found.append(Violation("info.plan.rate_sum_ahead", "both sums of learning rates are needed, or none"))
+    elif has_sum:
+        sums = (plan.rate_sum_ahead, plan.rate_squared_sum_ahead)
+        ahead = Ahead(plan.steps_ahead, *sums)
+        # Two NaN are nothing known where they stand for that; here somebody said them.
+        if math.isnan(sums[0]) or not ahead.is_possible:
+            text = "no learning rates over {} steps have the sum {:g} and the sum of squares {:g}"
+            found.append(Violation("info.plan.rate_sum_ahead", text.format(plan.steps_ahead, *sums)))
+    if len(plan.objective) > 64 or not plan.objective.isprintable():
+        found.append(Violation("info.plan.objective", "at most 64 printable characters"))
+    tolerance = plan.objective_tolerance
+    if plan.HasField("objective_tolerance") and not (0 <= tolerance < math.inf and plan.objective):
+        text = f"{tolerance:g} of the objective {plan.objective[:80]!r}; a number of at least 0, of one with a name"
+        found.append(Violation("info.plan.objective_tolerance", text))
     return found
 
 

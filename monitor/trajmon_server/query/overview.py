@@ -10,13 +10,16 @@ from typing import Literal
 
 from trajmon_server.model import RunDescription
 from trajmon_server.runs.run import Run
+from trajmon_server.signals.settling import SettlingState, order
 
 __all__ = [
     "KINDS",
     "SPARKLINE_POINTS",
+    "GroupOutlook",
     "Phase",
     "Phases",
     "Place",
+    "group_outlooks",
     "layer_places",
     "matching",
     "phases_of",
@@ -112,6 +115,38 @@ def phases_of(run: Run) -> Phases:
     if len(ranges) > MOST_PHASES or len(ranges) > max(8, len(run.path) // 2):
         return Phases("continuous", ())
     return Phases("constant" if len(ranges) == 1 else "stepwise", tuple(ranges))
+
+
+@dataclass(frozen=True, slots=True)
+class GroupOutlook:
+    """How far a group still has to go, relative to its distance from the initialization."""
+
+    group: str
+    remaining: float
+    low: float
+    high: float
+    """Ends of its interval."""
+    settled_since: int | None
+    """Checkpoint from which on the upper end was small without a break; None: it is not."""
+
+
+def group_outlooks(state: SettlingState) -> list[GroupOutlook]:
+    """Settled groups in the order in which they settled, then the others, the one with the least way ahead first.
+
+    Groups of which nothing can be said are left out.
+    """
+    told = {
+        name: GroupOutlook(
+            name, group.outlook.remaining, group.outlook.low, group.outlook.high, group.settled_since
+        )
+        for name, group in state.groups.items()
+        if group.outlook is not None
+    }
+    settled = order(state)
+    others = sorted(
+        (one for name, one in told.items() if name not in settled), key=lambda one: (one.remaining, one.group)
+    )
+    return [*(told[name] for name in settled), *others]
 
 
 def thinned(count: int, most: int) -> list[int]:

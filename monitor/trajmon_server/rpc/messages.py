@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from trajmon_protos.sketch_record import spec_message
 from trajmon_protos.v1 import query_pb2, types_pb2
+from trajmon_server.query.overview import GroupOutlook
 from trajmon_server.runs.run import Run
 from trajmon_server.signals.base import Advice
 
-__all__ = ["advice_message", "array_chunks", "hallmark_messages", "run_summary"]
+__all__ = ["advice_message", "array_chunks", "hallmark_messages", "outlook_messages", "run_summary"]
 
 CHUNK_BYTES = 512 * 1024
 
@@ -41,6 +42,20 @@ def hallmark_messages(
             errors={name: error for name, error in errors.get(group, {}).items() if math.isfinite(error)},
         )
         for group, values in hallmarks.items()
+    ]
+
+
+def outlook_messages(outlooks: Sequence[GroupOutlook]) -> list[query_pb2.GroupOutlook]:
+    """In the order in which they come."""
+    return [
+        query_pb2.GroupOutlook(
+            group=one.group,
+            remaining=one.remaining,
+            low=one.low,
+            high=one.high,
+            settled_since=one.settled_since,
+        )
+        for one in outlooks
     ]
 
 

@@ -18,8 +18,9 @@ from trajmon_server.ingest.quota import ByteBudget
 from trajmon_server.query.core import Kernel, MapQuery, Query
 from trajmon_server.query.cross import SIDE_CHECKPOINTS as CROSS_CHECKPOINTS
 from trajmon_server.query.cross import CrossQuery
+from trajmon_server.query.overview import group_outlooks
 from trajmon_server.rpc.gate import caller
-from trajmon_server.rpc.messages import array_chunks, hallmark_messages, run_summary
+from trajmon_server.rpc.messages import array_chunks, hallmark_messages, outlook_messages, run_summary
 from trajmon_server.runs.run import Run
 
 __all__ = ["QueryServicer"]
@@ -84,6 +85,7 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
             agent=run.agent.to_message(),
             checkpoints=_checkpoint_details(run),
             open=_open_checkpoints(run),
+            outlooks=outlook_messages(group_outlooks(run.shown.settling)),
         )
 
     async def GetMap(

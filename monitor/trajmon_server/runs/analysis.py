@@ -15,7 +15,9 @@ from trajmon_server.hallmarks import stream
 from trajmon_server.hallmarks.integrity import Finding
 from trajmon_server.model import CheckpointMeta, Group
 from trajmon_server.runs.path import extend_path
-from trajmon_server.signals.base import Advice, AdviceState, Observation, Policy
+from trajmon_server.signals import settling
+from trajmon_server.signals.base import Advice, AdviceState, GroupObservation, Policy
+from trajmon_server.signals.observing import observe, observe_group
 from trajmon_server.store.estimates import RowEstimates
 
 __all__ = ["Analysis", "GroupEstimates", "advance", "group_row", "start"]
@@ -37,6 +39,8 @@ class Analysis:
     """What the policy remembers; its own business."""
     advice: Advice | None = None
     """None before the first row."""
+    settling: settling.SettlingState = field(default_factory=settling.init)
+    """The groups' own forecasts; the network's is the policy's."""
     hallmarks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Latest values by group; NaN where undefined."""
     errors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -119,46 +123,61 @@ def advance(
     hallmarks = {group.name: stream.latest(state) for group, state in zip(groups, streams, strict=True)}
     errors = {group.name: stream.latest_errors(state) for group, state in zip(groups, streams, strict=True)}
     network = groups[0].name
-    observation = _observation(row, meta, rows[0], hallmarks[network], errors[network])
-    policy_state, advice = policy.update(analysis.policy_state, observation)
-    history = analysis.history
-    if not history or history[-1][1] != advice.state:
-        history = (*history, (row.header.checkpoint, advice.state))
-    trace = (*analysis.mds_trace, hallmarks[network].get("mds", math.nan))
-    bad = None if meta.lost else int(np.count_nonzero(row.status == LayerStatus.NON_FINITE))
-    return Analysis(path, streams, policy_state, advice, hallmarks, errors, history, trace, bad)
-
-
-def _displacement_squared(
-    network: stream.GramRow, hallmarks: Mapping[str, float], errors: Mapping[str, float]
-) -> float:
-    """‖θ_t−θ_0‖², exact, or an estimate that is good enough to judge by; else NaN."""
-    distance = hallmarks["distance_from_initialization"]
-    if math.isfinite(network.displacement_squared):
-        return network.displacement_squared
-    is_good = errors.get("distance_from_initialization", 0.0) <= _GOOD_DISTANCE * distance
-    return distance**2 if is_good else math.nan
-
-
-def _observation(
-    row: Row,
-    meta: CheckpointMeta,
-    network: stream.GramRow,
-    hallmarks: Mapping[str, float],
-    errors: Mapping[str, float],
-) -> Observation:
-    # No age: what a row says must not depend on when it is analysed. Staleness is judged when advice is read.
-    return Observation(
+    scopes = {
+        group.name: _scope(added, state, hallmarks[group.name], errors[group.name])
+        for group, added, state in zip(groups, rows, streams, strict=True)
+    }
+    seen = observe(
         checkpoint=row.header.checkpoint,
         previous=meta.previous,
         step=meta.step,
         finite=not (row.status == LayerStatus.NON_FINITE).any(),
         complete=not (row.status == LayerStatus.SNAPSHOT_MISSING).any() and not meta.lost,
-        age_seconds=None,
         learning_rate=meta.learning_rate,
-        update_squared=network.update_squared,
-        update_dot=network.update_dot,
-        displacement_squared=_displacement_squared(network, hallmarks, errors),
-        mds=hallmarks.get("mds", math.nan),
-        relative_mds=hallmarks.get("relative_mds", math.nan),
+        network=scopes.pop(network),
+        norm_squared=float(rows[0].gram[-1]),
+        hallmarks=hallmarks[network],
+        groups=scopes,
+        objective=meta.objective,
+        objective_tolerance=meta.plan.objective_tolerance,
+        ahead=meta.plan.ahead,
     )
+    policy_state, advice = policy.update(analysis.policy_state, seen)
+    history = analysis.history
+    if not history or history[-1][1] != advice.state:
+        history = (*history, (row.header.checkpoint, advice.state))
+    trace = (*analysis.mds_trace, hallmarks[network].get("mds", math.nan))
+    bad = None if meta.lost else int(np.count_nonzero(row.status == LayerStatus.NON_FINITE))
+    return Analysis(
+        path=path,
+        streams=streams,
+        policy_state=policy_state,
+        advice=advice,
+        settling=settling.update(analysis.settling, seen),
+        hallmarks=hallmarks,
+        errors=errors,
+        history=history,
+        mds_trace=trace,
+        non_finite_layers=bad,
+    )
+
+
+def _scope(
+    row: stream.GramRow,
+    state: stream.StreamState,
+    hallmarks: Mapping[str, float],
+    errors: Mapping[str, float],
+) -> GroupObservation:
+    displacement = _displacement_squared(row, hallmarks, errors)
+    return observe_group(row, displacement, state.lagged_dots)
+
+
+def _displacement_squared(
+    row: stream.GramRow, hallmarks: Mapping[str, float], errors: Mapping[str, float]
+) -> float:
+    """‖θ_t−θ_0‖², exact, or an estimate that is good enough to judge by; else NaN."""
+    distance = hallmarks["distance_from_initialization"]
+    if math.isfinite(row.displacement_squared):
+        return row.displacement_squared
+    is_good = errors.get("distance_from_initialization", 0.0) <= _GOOD_DISTANCE * distance
+    return distance**2 if is_good else math.nan

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from trajmon_server.hallmarks.stream import GramRow
 from trajmon_server.signals.base import LAGS, Ahead, GroupObservation, Observation
 
-__all__ = ["group_observation", "observation"]
+__all__ = ["observe", "observe_group"]
 
 
-def group_observation(
+def observe_group(
     row: GramRow, displacement_squared: float, lagged_dots: Mapping[int, float]
 ) -> GroupObservation:
     """Of one group or layer; `lagged_dots` by lag, as :func:`trajmon_server.hallmarks.stream_lags.lagged_dots`."""
@@ -23,7 +23,7 @@ def group_observation(
     )
 
 
-def observation(
+def observe(
     *,
     checkpoint: int,
     previous: int | None,

@@ -18,12 +18,12 @@ from trajmon_server.signals.update_norm_change import UpdateNormChangePolicy
 
 __all__ = ["DEFAULT", "POLICIES", "make_policy", "settings_of"]
 
-DEFAULT = "remaining_displacement/1"
+DEFAULT = "remaining_displacement/2"
 """What the server uses."""
 
 POLICIES: Mapping[str, type[Any]] = {
-    "remaining_displacement/1": RemainingDisplacementPolicy,
     "remaining_displacement/2": RemainingDisplacement2Policy,
+    "remaining_displacement/1": RemainingDisplacementPolicy,
     "mds_threshold/1": MdsThresholdPolicy,
     "look_back_cosine/1": LookBackCosinePolicy,
     "planned_fraction/1": PlannedFractionPolicy,

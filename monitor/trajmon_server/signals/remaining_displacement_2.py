@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from trajmon_server.signals._said import check_confirmations, check_order, finite, unknown
-from trajmon_server.signals.base import LAGS, Advice, AdviceState, Observation
+from trajmon_server.signals.base import LAGS, Advice, AdviceState, Ahead, Observation
 from trajmon_server.signals.forecast import Forecast, Horizon, ScopeUpdate, forecast
 from trajmon_server.signals.objective import LEAST_POINTS, Gain, expected_gain
 from trajmon_server.signals.track import Track, follow
@@ -33,6 +33,8 @@ __all__ = ["RemainingDisplacement2Policy", "RemainingDisplacement2State", "look_
 
 _SAME_RATE = 3.0
 """Rates within this factor of each other count as about the same."""
+_ROUNDING = 1e-6
+"""Of rates that are differences of sums over a million steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class RemainingDisplacement2State:
     """The last objectives that were given on that path, oldest first, at most `objectives`."""
     told: bool = False
     """Whether an objective was ever given."""
+    ahead: Ahead | None = None
+    """The plan as of the checkpoint before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +79,8 @@ class RemainingDisplacement2Policy:
     """The same where neither an objective nor a plan is given."""
     resume_threshold: float = 0.5
     """When the lower end exceeds this a switch is taken back."""
-    margin: float = 1.5
-    """How many times the forecast gain may turn out to be missed; it must fit into the tolerance so often."""
+    margin: float = 1.2
+    """How often the upper end of the forecast gain must fit into what a switch may cost."""
     gain_doubt: float = 2.0
     """Standard errors between the forecast gain and its upper end."""
     doubt: float = 1.0
@@ -137,11 +141,20 @@ class RemainingDisplacement2Policy:
     def _remember(self, state: RemainingDisplacement2State, seen: Observation) -> RemainingDisplacement2State:
         told = state.told or not math.isnan(seen.objective)
         if not state.track.unbroken:
-            nothing = replace(state, recent=(), rate_sum=0.0, rate_squared_sum=0.0, milestones=(), told=told)
+            nothing = replace(
+                state,
+                recent=(),
+                rate_sum=0.0,
+                rate_squared_sum=0.0,
+                milestones=(),
+                told=told,
+                ahead=seen.ahead,
+            )
             return self._with_milestone(nothing, seen)
-        update = _update_of(state.track, seen)
+        update = _update_of(state.track, seen, state.ahead)
         further = replace(
             state,
+            ahead=seen.ahead,
             recent=(*state.recent, update)[-self.window :],
             rate_sum=state.rate_sum + update.rate * update.steps,
             rate_squared_sum=state.rate_squared_sum + update.rate * update.rate * update.steps,
@@ -165,7 +178,7 @@ class RemainingDisplacement2Policy:
             return f"A learning rate of the last {self.window} updates is not a positive number."
         if seen.ahead is not None and not seen.ahead.is_possible:
             return f"The plan as of checkpoint {seen.checkpoint} is impossible."
-        if not _has_schedule(seen) and rates[-1] > min(rates):
+        if not _has_schedule(seen) and rates[-1] > min(rates) * (1 + _ROUNDING):
             return "The learning rate has risen and its schedule is not known: later updates may be larger than these."
         return None
 
@@ -292,9 +305,26 @@ def _rates_ahead(seen: Observation, rate: float, horizon: Horizon) -> float:
     return horizon.rate_sum / seen.ahead.steps / rate
 
 
-def _update_of(track: Track, seen: Observation) -> ScopeUpdate:
-    rate = 1.0 if seen.learning_rate is None else seen.learning_rate
+def _update_of(track: Track, seen: Observation, before: Ahead | None) -> ScopeUpdate:
+    rate = _rate_behind(track, seen, before)
     return ScopeUpdate(seen.update_squared, seen.update_dot, seen.lagged_dots, rate, track.steps)
+
+
+def _rate_behind(track: Track, seen: Observation, before: Ahead | None) -> float:
+    """Mean learning rate of the update; 1 where none is known.
+
+    Out of what two plans have ahead, if they are of the same schedule: the rate in force at a checkpoint is the next
+    update's in many trainings, whose schedulers have stepped already.
+    """
+    if seen.learning_rate is None:
+        return 1.0
+    if not 0 <= seen.learning_rate < math.inf or before is None or seen.ahead is None:
+        return seen.learning_rate
+    if before.steps - seen.ahead.steps == track.steps:
+        mean = (before.rate_sum - seen.ahead.rate_sum) / track.steps
+        if 0 < mean < math.inf:
+            return mean
+    return seen.learning_rate
 
 
 def _steady(recent: tuple[ScopeUpdate, ...]) -> tuple[ScopeUpdate, ...]:

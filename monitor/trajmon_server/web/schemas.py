@@ -178,6 +178,31 @@ RUN = _object(
             "checkpoints with one learning rate, first and last inclusive; empty unless constant or stepwise",
         ),
         "schedule": _one_of(("constant", "stepwise", "continuous", "unknown")),
+        "plan": _or_null(
+            _object(
+                {
+                    "steps_ahead": _or_null(COUNT),
+                    "rates_are_known": {"type": "boolean"},
+                    "objective": {"type": "string", "description": "name of a metric, or empty"},
+                    "larger_is_better": {"type": "boolean"},
+                    "objective_tolerance": UNDEFINED,
+                },
+                "what training intends, as of the newest checkpoint",
+            )
+        ),
+        "outlooks": _list(
+            _object(
+                {
+                    "group": TEXT,
+                    "remaining": NUMBER,
+                    "low": NUMBER,
+                    "high": NUMBER,
+                    "settled_since": _or_null(COUNT),
+                }
+            ),
+            "how far each group still has to go, as part of its distance from the initialization, with an interval; "
+            "settled ones first, in the order in which they settled",
+        ),
         "history": _list(
             _object({"checkpoint": COUNT, "state": _one_of(ADVICE_STATES)}), "where the advice changed"
         ),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from trajmon_protos.v1 import query_pb2, types_pb2
 from trajmon_protos.v1.ingest_pb2 import RunPhase, SnapshotMode
-from trajmon_server.query.overview import Phases, layer_places, phases_of, sparkline
+from trajmon_server.model import Plan
+from trajmon_server.query.overview import Phases, group_outlooks, layer_places, phases_of, sparkline
 from trajmon_server.rpc.messages import run_summary
 from trajmon_server.runs.run import Run
 from trajmon_server.web.pieces import finite
@@ -87,6 +90,22 @@ def _sketch(told: query_pb2.RunSummary) -> dict[str, int | str] | None:
     return {"version": told.sketch.version, "seed": str(told.sketch.seed), "bins": told.sketch.bins}
 
 
+def _plan(run: Run) -> dict[str, Any] | None:
+    """What the newest checkpoint that is shown says of it; null where nothing is planned."""
+    path = run.shown.path
+    meta = run.meta(path[-1]) if path else None
+    if meta is None or meta.plan == Plan():
+        return None
+    plan = meta.plan
+    return {
+        "steps_ahead": None if plan.ahead is None else plan.ahead.steps,
+        "rates_are_known": plan.ahead is not None and math.isfinite(plan.ahead.rate_sum),
+        "objective": plan.objective,
+        "larger_is_better": plan.larger_is_better,
+        "objective_tolerance": finite(plan.objective_tolerance),
+    }
+
+
 def hallmarks_json(latest: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
     """The latest hallmarks by group; null where undefined."""
     return {
@@ -152,5 +171,7 @@ def run_json(run: Run) -> dict[str, Any]:
             for a in phases.ranges
         ],
         "schedule": phases.schedule,
+        "plan": _plan(run),
+        "outlooks": [asdict(outlook) for outlook in group_outlooks(analysis.settling)],
         "history": [{"checkpoint": number, "state": state.value} for number, state in analysis.history],
     }

@@ -26,15 +26,15 @@ from trajmon_protos.v1 import ingest_pb2 as trajmon__protos_dot_v1_dot_ingest__p
 from trajmon_protos.v1 import types_pb2 as trajmon__protos_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtrajmon_protos/v1/query.proto\x12\x11trajmon_protos.v1\x1a\x1etrajmon_protos/v1/ingest.proto\x1a\x1dtrajmon_protos/v1/types.proto\"\xe0\x04\n\nRunSummary\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04tags\x18\x03 \x03(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12*\n\x05phase\x18\x05 \x01(\x0e\x32\x1b.trajmon_protos.v1.RunPhase\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x13\n\x0b\x63heckpoints\x18\x07 \x01(\x04\x12\x12\n\nsuperseded\x18\x08 \x01(\x04\x12\x11\n\tlast_step\x18\t \x01(\x03\x12\x1e\n\x16last_time_unix_seconds\x18\n \x01(\x01\x12)\n\x06\x61\x64vice\x18\x0b \x01(\x0b\x32\x19.trajmon_protos.v1.Advice\x12(\n\x1bmean_directional_similarity\x18\x0c \x01(\x01H\x00\x88\x01\x01\x12\x12\n\nparameters\x18\r \x01(\x04\x12\x18\n\x10open_checkpoints\x18\x0e \x01(\x04\x12-\n\x04mode\x18\x0f \x01(\x0e\x32\x1f.trajmon_protos.v1.TrainingMode\x12\x36\n\rsnapshot_mode\x18\x10 \x01(\x0e\x32\x1f.trajmon_protos.v1.SnapshotMode\x12-\n\x06sketch\x18\x11 \x01(\x0b\x32\x1d.trajmon_protos.v1.SketchSpec\x12\x19\n\x11\x65\x61rly_checkpoints\x18\x12 \x01(\x04\x12)\n!mean_directional_similarity_error\x18\x13 \x01(\x01\x42\x1e\n\x1c_mean_directional_similarity\"O\n\x0fListRunsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x15\n\rname_contains\x18\x03 \x01(\t\"X\n\x10ListRunsResponse\x12+\n\x04runs\x18\x01 \x03(\x0b\x32\x1d.trajmon_protos.v1.RunSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1c\n\rGetRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\"\xaa\x01\n\x10\x43heckpointDetail\x12\x12\n\ncheckpoint\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x12\n\nsuperseded\x18\x03 \x01(\x08\x12/\n\x04info\x18\x04 \x01(\x0b\x32!.trajmon_protos.v1.CheckpointInfo\x12\x19\n\x11non_finite_layers\x18\x05 \x03(\t\x12\x11\n\testimated\x18\x06 \x01(\x04\"\xfa\x02\n\x0eGetRunResponse\x12.\n\x07summary\x18\x01 \x01(\x0b\x32\x1d.trajmon_protos.v1.RunSummary\x12)\n\x06layout\x18\x02 \x01(\x0b\x32\x19.trajmon_protos.v1.Layout\x12\x34\n\thallmarks\x18\x03 \x03(\x0b\x32!.trajmon_protos.v1.GroupHallmarks\x12\x35\n\x08\x66indings\x18\x04 \x03(\x0b\x32#.trajmon_protos.v1.IntegrityFinding\x12\x35\n\x05\x61gent\x18\x05 \x01(\x0b\x32&.trajmon_protos.v1.ReportStatusRequest\x12\x38\n\x0b\x63heckpoints\x18\x06 \x03(\x0b\x32#.trajmon_protos.v1.CheckpointDetail\x12/\n\x04open\x18\x07 \x03(\x0b\x32!.trajmon_protos.v1.OpenCheckpoint\"_\n\x0eOpenCheckpoint\x12\x12\n\ncheckpoint\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x11\n\tnum_parts\x18\x03 \x01(\r\x12\x15\n\rmissing_parts\x18\x04 \x03(\r\"\xd6\x01\n\rGetMapRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\x12\x18\n\x0brelative_to\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12)\n\x06kernel\x18\x04 \x01(\x0e\x32\x19.trajmon_protos.v1.Kernel\x12\x12\n\x05start\x18\x05 \x01(\x04H\x01\x88\x01\x01\x12\x11\n\x04stop\x18\x06 \x01(\x04H\x02\x88\x01\x01\x12\x1a\n\x12include_superseded\x18\x07 \x01(\x08\x42\x0e\n\x0c_relative_toB\x08\n\x06_startB\x07\n\x05_stop\">\n\x0eGetMapResponse\x12,\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x1d.trajmon_protos.v1.ArrayChunk\"\\\n\x12GetCrossMapRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05other\x18\x02 \x01(\t\x12\r\n\x05scope\x18\x03 \x01(\t\x12\x1b\n\x13\x66rom_initialization\x18\x04 \x01(\x08\"C\n\x13GetCrossMapResponse\x12,\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x1d.trajmon_protos.v1.ArrayChunk\"1\n\x13GetHallmarksRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\"D\n\x14GetHallmarksResponse\x12,\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x1d.trajmon_protos.v1.ArrayChunk\"\x1e\n\x0fWatchRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\"x\n\x10WatchRunResponse\x12.\n\x07summary\x18\x01 \x01(\x0b\x32\x1d.trajmon_protos.v1.RunSummary\x12\x34\n\thallmarks\x18\x02 \x03(\x0b\x32!.trajmon_protos.v1.GroupHallmarks*Z\n\x06Kernel\x12\x16\n\x12KERNEL_UNSPECIFIED\x10\x00\x12\x11\n\rKERNEL_LINEAR\x10\x01\x12\x0e\n\nKERNEL_RBF\x10\x02\x12\x15\n\x11KERNEL_POLYNOMIAL\x10\x03\x32\x9d\x04\n\x0cQueryService\x12S\n\x08ListRuns\x12\".trajmon_protos.v1.ListRunsRequest\x1a#.trajmon_protos.v1.ListRunsResponse\x12M\n\x06GetRun\x12 .trajmon_protos.v1.GetRunRequest\x1a!.trajmon_protos.v1.GetRunResponse\x12O\n\x06GetMap\x12 .trajmon_protos.v1.GetMapRequest\x1a!.trajmon_protos.v1.GetMapResponse0\x01\x12^\n\x0bGetCrossMap\x12%.trajmon_protos.v1.GetCrossMapRequest\x1a&.trajmon_protos.v1.GetCrossMapResponse0\x01\x12\x61\n\x0cGetHallmarks\x12&.trajmon_protos.v1.GetHallmarksRequest\x1a\'.trajmon_protos.v1.GetHallmarksResponse0\x01\x12U\n\x08WatchRun\x12\".trajmon_protos.v1.WatchRunRequest\x1a#.trajmon_protos.v1.WatchRunResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtrajmon_protos/v1/query.proto\x12\x11trajmon_protos.v1\x1a\x1etrajmon_protos/v1/ingest.proto\x1a\x1dtrajmon_protos/v1/types.proto\"\xe0\x04\n\nRunSummary\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04tags\x18\x03 \x03(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12*\n\x05phase\x18\x05 \x01(\x0e\x32\x1b.trajmon_protos.v1.RunPhase\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x13\n\x0b\x63heckpoints\x18\x07 \x01(\x04\x12\x12\n\nsuperseded\x18\x08 \x01(\x04\x12\x11\n\tlast_step\x18\t \x01(\x03\x12\x1e\n\x16last_time_unix_seconds\x18\n \x01(\x01\x12)\n\x06\x61\x64vice\x18\x0b \x01(\x0b\x32\x19.trajmon_protos.v1.Advice\x12(\n\x1bmean_directional_similarity\x18\x0c \x01(\x01H\x00\x88\x01\x01\x12\x12\n\nparameters\x18\r \x01(\x04\x12\x18\n\x10open_checkpoints\x18\x0e \x01(\x04\x12-\n\x04mode\x18\x0f \x01(\x0e\x32\x1f.trajmon_protos.v1.TrainingMode\x12\x36\n\rsnapshot_mode\x18\x10 \x01(\x0e\x32\x1f.trajmon_protos.v1.SnapshotMode\x12-\n\x06sketch\x18\x11 \x01(\x0b\x32\x1d.trajmon_protos.v1.SketchSpec\x12\x19\n\x11\x65\x61rly_checkpoints\x18\x12 \x01(\x04\x12)\n!mean_directional_similarity_error\x18\x13 \x01(\x01\x42\x1e\n\x1c_mean_directional_similarity\"O\n\x0fListRunsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x15\n\rname_contains\x18\x03 \x01(\t\"X\n\x10ListRunsResponse\x12+\n\x04runs\x18\x01 \x03(\x0b\x32\x1d.trajmon_protos.v1.RunSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1c\n\rGetRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\"\xaa\x01\n\x10\x43heckpointDetail\x12\x12\n\ncheckpoint\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x12\n\nsuperseded\x18\x03 \x01(\x08\x12/\n\x04info\x18\x04 \x01(\x0b\x32!.trajmon_protos.v1.CheckpointInfo\x12\x19\n\x11non_finite_layers\x18\x05 \x03(\t\x12\x11\n\testimated\x18\x06 \x01(\x04\"\xad\x03\n\x0eGetRunResponse\x12.\n\x07summary\x18\x01 \x01(\x0b\x32\x1d.trajmon_protos.v1.RunSummary\x12)\n\x06layout\x18\x02 \x01(\x0b\x32\x19.trajmon_protos.v1.Layout\x12\x34\n\thallmarks\x18\x03 \x03(\x0b\x32!.trajmon_protos.v1.GroupHallmarks\x12\x35\n\x08\x66indings\x18\x04 \x03(\x0b\x32#.trajmon_protos.v1.IntegrityFinding\x12\x35\n\x05\x61gent\x18\x05 \x01(\x0b\x32&.trajmon_protos.v1.ReportStatusRequest\x12\x38\n\x0b\x63heckpoints\x18\x06 \x03(\x0b\x32#.trajmon_protos.v1.CheckpointDetail\x12/\n\x04open\x18\x07 \x03(\x0b\x32!.trajmon_protos.v1.OpenCheckpoint\x12\x31\n\x08outlooks\x18\x08 \x03(\x0b\x32\x1f.trajmon_protos.v1.GroupOutlook\"y\n\x0cGroupOutlook\x12\r\n\x05group\x18\x01 \x01(\t\x12\x11\n\tremaining\x18\x02 \x01(\x01\x12\x0b\n\x03low\x18\x03 \x01(\x01\x12\x0c\n\x04high\x18\x04 \x01(\x01\x12\x1a\n\rsettled_since\x18\x05 \x01(\x04H\x00\x88\x01\x01\x42\x10\n\x0e_settled_since\"_\n\x0eOpenCheckpoint\x12\x12\n\ncheckpoint\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x11\n\tnum_parts\x18\x03 \x01(\r\x12\x15\n\rmissing_parts\x18\x04 \x03(\r\"\xd6\x01\n\rGetMapRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\x12\x18\n\x0brelative_to\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12)\n\x06kernel\x18\x04 \x01(\x0e\x32\x19.trajmon_protos.v1.Kernel\x12\x12\n\x05start\x18\x05 \x01(\x04H\x01\x88\x01\x01\x12\x11\n\x04stop\x18\x06 \x01(\x04H\x02\x88\x01\x01\x12\x1a\n\x12include_superseded\x18\x07 \x01(\x08\x42\x0e\n\x0c_relative_toB\x08\n\x06_startB\x07\n\x05_stop\">\n\x0eGetMapResponse\x12,\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x1d.trajmon_protos.v1.ArrayChunk\"\\\n\x12GetCrossMapRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05other\x18\x02 \x01(\t\x12\r\n\x05scope\x18\x03 \x01(\t\x12\x1b\n\x13\x66rom_initialization\x18\x04 \x01(\x08\"C\n\x13GetCrossMapResponse\x12,\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x1d.trajmon_protos.v1.ArrayChunk\"1\n\x13GetHallmarksRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\"D\n\x14GetHallmarksResponse\x12,\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x1d.trajmon_protos.v1.ArrayChunk\"\x1e\n\x0fWatchRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\"x\n\x10WatchRunResponse\x12.\n\x07summary\x18\x01 \x01(\x0b\x32\x1d.trajmon_protos.v1.RunSummary\x12\x34\n\thallmarks\x18\x02 \x03(\x0b\x32!.trajmon_protos.v1.GroupHallmarks*Z\n\x06Kernel\x12\x16\n\x12KERNEL_UNSPECIFIED\x10\x00\x12\x11\n\rKERNEL_LINEAR\x10\x01\x12\x0e\n\nKERNEL_RBF\x10\x02\x12\x15\n\x11KERNEL_POLYNOMIAL\x10\x03\x32\x9d\x04\n\x0cQueryService\x12S\n\x08ListRuns\x12\".trajmon_protos.v1.ListRunsRequest\x1a#.trajmon_protos.v1.ListRunsResponse\x12M\n\x06GetRun\x12 .trajmon_protos.v1.GetRunRequest\x1a!.trajmon_protos.v1.GetRunResponse\x12O\n\x06GetMap\x12 .trajmon_protos.v1.GetMapRequest\x1a!.trajmon_protos.v1.GetMapResponse0\x01\x12^\n\x0bGetCrossMap\x12%.trajmon_protos.v1.GetCrossMapRequest\x1a&.trajmon_protos.v1.GetCrossMapResponse0\x01\x12\x61\n\x0cGetHallmarks\x12&.trajmon_protos.v1.GetHallmarksRequest\x1a\'.trajmon_protos.v1.GetHallmarksResponse0\x01\x12U\n\x08WatchRun\x12\".trajmon_protos.v1.WatchRunRequest\x1a#.trajmon_protos.v1.WatchRunResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'trajmon_protos.v1.query_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KERNEL']._serialized_start=2297
-  _globals['_KERNEL']._serialized_end=2387
+  _globals['_KERNEL']._serialized_start=2471
+  _globals['_KERNEL']._serialized_end=2561
   _globals['_RUNSUMMARY']._serialized_start=116
   _globals['_RUNSUMMARY']._serialized_end=724
   _globals['_LISTRUNSREQUEST']._serialized_start=726
@@ -46,25 +46,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHECKPOINTDETAIL']._serialized_start=928
   _globals['_CHECKPOINTDETAIL']._serialized_end=1098
   _globals['_GETRUNRESPONSE']._serialized_start=1101
-  _globals['_GETRUNRESPONSE']._serialized_end=1479
-  _globals['_OPENCHECKPOINT']._serialized_start=1481
-  _globals['_OPENCHECKPOINT']._serialized_end=1576
-  _globals['_GETMAPREQUEST']._serialized_start=1579
-  _globals['_GETMAPREQUEST']._serialized_end=1793
-  _globals['_GETMAPRESPONSE']._serialized_start=1795
-  _globals['_GETMAPRESPONSE']._serialized_end=1857
-  _globals['_GETCROSSMAPREQUEST']._serialized_start=1859
-  _globals['_GETCROSSMAPREQUEST']._serialized_end=1951
-  _globals['_GETCROSSMAPRESPONSE']._serialized_start=1953
-  _globals['_GETCROSSMAPRESPONSE']._serialized_end=2020
-  _globals['_GETHALLMARKSREQUEST']._serialized_start=2022
-  _globals['_GETHALLMARKSREQUEST']._serialized_end=2071
-  _globals['_GETHALLMARKSRESPONSE']._serialized_start=2073
-  _globals['_GETHALLMARKSRESPONSE']._serialized_end=2141
-  _globals['_WATCHRUNREQUEST']._serialized_start=2143
-  _globals['_WATCHRUNREQUEST']._serialized_end=2173
-  _globals['_WATCHRUNRESPONSE']._serialized_start=2175
-  _globals['_WATCHRUNRESPONSE']._serialized_end=2295
-  _globals['_QUERYSERVICE']._serialized_start=2390
-  _globals['_QUERYSERVICE']._serialized_end=2931
+  _globals['_GETRUNRESPONSE']._serialized_end=1530
+  _globals['_GROUPOUTLOOK']._serialized_start=1532
+  _globals['_GROUPOUTLOOK']._serialized_end=1653
+  _globals['_OPENCHECKPOINT']._serialized_start=1655
+  _globals['_OPENCHECKPOINT']._serialized_end=1750
+  _globals['_GETMAPREQUEST']._serialized_start=1753
+  _globals['_GETMAPREQUEST']._serialized_end=1967
+  _globals['_GETMAPRESPONSE']._serialized_start=1969
+  _globals['_GETMAPRESPONSE']._serialized_end=2031
+  _globals['_GETCROSSMAPREQUEST']._serialized_start=2033
+  _globals['_GETCROSSMAPREQUEST']._serialized_end=2125
+  _globals['_GETCROSSMAPRESPONSE']._serialized_start=2127
+  _globals['_GETCROSSMAPRESPONSE']._serialized_end=2194
+  _globals['_GETHALLMARKSREQUEST']._serialized_start=2196
+  _globals['_GETHALLMARKSREQUEST']._serialized_end=2245
+  _globals['_GETHALLMARKSRESPONSE']._serialized_start=2247
+  _globals['_GETHALLMARKSRESPONSE']._serialized_end=2315
+  _globals['_WATCHRUNREQUEST']._serialized_start=2317
+  _globals['_WATCHRUNREQUEST']._serialized_end=2347
+  _globals['_WATCHRUNRESPONSE']._serialized_start=2349
+  _globals['_WATCHRUNRESPONSE']._serialized_end=2469
+  _globals['_QUERYSERVICE']._serialized_start=2564
+  _globals['_QUERYSERVICE']._serialized_end=3105
 # @@protoc_insertion_point(module_scope)

@@ -231,6 +231,7 @@ class GetRunResponse(google.protobuf.message.Message):
     AGENT_FIELD_NUMBER: builtins.int
     CHECKPOINTS_FIELD_NUMBER: builtins.int
     OPEN_FIELD_NUMBER: builtins.int
+    OUTLOOKS_FIELD_NUMBER: builtins.int
     @property
     def summary(self) -> Global___RunSummary: ...
     @property
@@ -249,6 +250,12 @@ class GetRunResponse(google.protobuf.message.Message):
     def open(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___OpenCheckpoint]:
         """The first 100 checkpoints that wait for parts."""
 
+    @property
+    def outlooks(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___GroupOutlook]:
+        """What is forecast of each group: settled ones first, in the order in which they settled, then the others, the one
+        with the least way ahead first. Groups of which nothing can be said are left out.
+        """
+
     def __init__(
         self,
         *,
@@ -259,11 +266,45 @@ class GetRunResponse(google.protobuf.message.Message):
         agent: trajmon_protos.v1.ingest_pb2.ReportStatusRequest | None = ...,
         checkpoints: collections.abc.Iterable[Global___CheckpointDetail] | None = ...,
         open: collections.abc.Iterable[Global___OpenCheckpoint] | None = ...,
+        outlooks: collections.abc.Iterable[Global___GroupOutlook] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["agent", b"agent", "layout", b"layout", "summary", b"summary"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["agent", b"agent", "checkpoints", b"checkpoints", "findings", b"findings", "hallmarks", b"hallmarks", "layout", b"layout", "open", b"open", "summary", b"summary"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agent", b"agent", "checkpoints", b"checkpoints", "findings", b"findings", "hallmarks", b"hallmarks", "layout", b"layout", "open", b"open", "outlooks", b"outlooks", "summary", b"summary"]) -> None: ...
 
 Global___GetRunResponse: typing_extensions.TypeAlias = GetRunResponse
+
+@typing.final
+class GroupOutlook(google.protobuf.message.Message):
+    """How far a group still has to go, relative to its distance from the initialization."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: builtins.int
+    REMAINING_FIELD_NUMBER: builtins.int
+    LOW_FIELD_NUMBER: builtins.int
+    HIGH_FIELD_NUMBER: builtins.int
+    SETTLED_SINCE_FIELD_NUMBER: builtins.int
+    group: builtins.str
+    remaining: builtins.float
+    low: builtins.float
+    """Ends of its interval."""
+    high: builtins.float
+    settled_since: builtins.int
+    """Checkpoint from which on the upper end was small without a break; unset: not settled."""
+    def __init__(
+        self,
+        *,
+        group: builtins.str = ...,
+        remaining: builtins.float = ...,
+        low: builtins.float = ...,
+        high: builtins.float = ...,
+        settled_since: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_settled_since", b"_settled_since", "settled_since", b"settled_since"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_settled_since", b"_settled_since", "group", b"group", "high", b"high", "low", b"low", "remaining", b"remaining", "settled_since", b"settled_since"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_settled_since", b"_settled_since"]) -> typing.Literal["settled_since"] | None: ...
+
+Global___GroupOutlook: typing_extensions.TypeAlias = GroupOutlook
 
 @typing.final
 class OpenCheckpoint(google.protobuf.message.Message):

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtrajmon_protos/v1/types.proto\x12\x11trajmon_protos.v1\"3\n\x05Layer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x04\x12\r\n\x05\x64type\x18\x03 \x01(\t\"%\n\x05Group\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06layers\x18\x02 \x03(\r\"q\n\x06Layout\x12(\n\x06layers\x18\x01 \x03(\x0b\x32\x18.trajmon_protos.v1.Layer\x12(\n\x06groups\x18\x02 \x03(\x0b\x32\x18.trajmon_protos.v1.Group\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\"\xca\x02\n\x0e\x43heckpointInfo\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x12\n\x05\x65poch\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x11time_unix_seconds\x18\x03 \x01(\x01\x12\x1a\n\rlearning_rate\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12?\n\x07metrics\x18\x05 \x03(\x0b\x32..trajmon_protos.v1.CheckpointInfo.MetricsEntry\x12\x15\n\rstall_seconds\x18\x06 \x01(\x01\x12-\n\x04mode\x18\x07 \x01(\x0e\x32\x1f.trajmon_protos.v1.TrainingMode\x12\x0c\n\x04\x63opy\x18\x08 \x01(\t\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x08\n\x06_epochB\x10\n\x0e_learning_rate\"\xef\x01\n\tRowHeader\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x12\n\ncheckpoint\x18\x03 \x01(\x04\x12\x0c\n\x04part\x18\x04 \x01(\r\x12\x11\n\tnum_parts\x18\x05 \x01(\r\x12\x15\n\x08previous\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12\x13\n\x0b\x66ingerprint\x18\x07 \x01(\t\x12\x12\n\nnum_layers\x18\x08 \x01(\r\x12/\n\x04info\x18\t \x01(\x0b\x32!.trajmon_protos.v1.CheckpointInfo\x12\x0e\n\x06layers\x18\n \x03(\rB\x0b\n\t_previous\"9\n\nSketchSpec\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\x0c\n\x04\x62ins\x18\x03 \x01(\r\"\xb3\x01\n\x0cSketchHeader\x12)\n\x03row\x18\x01 \x01(\x0b\x32\x1c.trajmon_protos.v1.RowHeader\x12+\n\x04spec\x18\x02 \x01(\x0b\x32\x1d.trajmon_protos.v1.SketchSpec\x12\x13\n\x0bnum_columns\x18\x03 \x01(\x04\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\x13\n\x0b\x66irst_level\x18\x05 \x01(\x11\x12\x12\n\nnum_levels\x18\x06 \x01(\r\"\xd7\x01\n\x06\x41\x64vice\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x1e.trajmon_protos.v1.AdviceState\x12\x12\n\ncheckpoint\x18\x02 \x01(\x04\x12\x39\n\x08\x65vidence\x18\x03 \x03(\x0b\x32\'.trajmon_protos.v1.Advice.EvidenceEntry\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0e\n\x06policy\x18\x05 \x01(\t\x1a/\n\rEvidenceEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xfb\x01\n\x0eGroupHallmarks\x12\r\n\x05group\x18\x01 \x01(\t\x12=\n\x06values\x18\x02 \x03(\x0b\x32-.trajmon_protos.v1.GroupHallmarks.ValuesEntry\x12=\n\x06\x65rrors\x18\x03 \x03(\x0b\x32-.trajmon_protos.v1.GroupHallmarks.ErrorsEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a-\n\x0b\x45rrorsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"B\n\x10IntegrityFinding\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x12\n\ncheckpoint\x18\x02 \x01(\x04\x12\x0c\n\x04text\x18\x03 \x01(\t\"\\\n\nArrayChunk\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x04\x12\x14\n\x0coffset_bytes\x18\x04 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c*b\n\x0cTrainingMode\x12\x1d\n\x19TRAINING_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12TRAINING_MODE_FULL\x10\x01\x12\x1b\n\x17TRAINING_MODE_NORM_ONLY\x10\x02*\xad\x01\n\x0b\x41\x64viceState\x12\x1c\n\x18\x41\x44VICE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41\x44VICE_STATE_EXPLORE\x10\x01\x12\x1a\n\x16\x41\x44VICE_STATE_CANDIDATE\x10\x02\x12\x17\n\x13\x41\x44VICE_STATE_SWITCH\x10\x03\x12\x17\n\x13\x41\x44VICE_STATE_RESUME\x10\x04\x12\x18\n\x14\x41\x44VICE_STATE_UNKNOWN\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtrajmon_protos/v1/types.proto\x12\x11trajmon_protos.v1\"3\n\x05Layer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x04\x12\r\n\x05\x64type\x18\x03 \x01(\t\"%\n\x05Group\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06layers\x18\x02 \x03(\r\"q\n\x06Layout\x12(\n\x06layers\x18\x01 \x03(\x0b\x32\x18.trajmon_protos.v1.Layer\x12(\n\x06groups\x18\x02 \x03(\x0b\x32\x18.trajmon_protos.v1.Group\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\"\xf1\x02\n\x0e\x43heckpointInfo\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x12\n\x05\x65poch\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x11time_unix_seconds\x18\x03 \x01(\x01\x12\x1a\n\rlearning_rate\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12?\n\x07metrics\x18\x05 \x03(\x0b\x32..trajmon_protos.v1.CheckpointInfo.MetricsEntry\x12\x15\n\rstall_seconds\x18\x06 \x01(\x01\x12-\n\x04mode\x18\x07 \x01(\x0e\x32\x1f.trajmon_protos.v1.TrainingMode\x12\x0c\n\x04\x63opy\x18\x08 \x01(\t\x12%\n\x04plan\x18\t \x01(\x0b\x32\x17.trajmon_protos.v1.Plan\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x08\n\x06_epochB\x10\n\x0e_learning_rate\"\x87\x02\n\x04Plan\x12\x18\n\x0bsteps_ahead\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x1b\n\x0erate_sum_ahead\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12#\n\x16rate_squared_sum_ahead\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x11\n\tobjective\x18\x04 \x01(\t\x12\x18\n\x10larger_is_better\x18\x05 \x01(\x08\x12 \n\x13objective_tolerance\x18\x06 \x01(\x01H\x03\x88\x01\x01\x42\x0e\n\x0c_steps_aheadB\x11\n\x0f_rate_sum_aheadB\x19\n\x17_rate_squared_sum_aheadB\x16\n\x14_objective_tolerance\"\xef\x01\n\tRowHeader\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x12\n\ncheckpoint\x18\x03 \x01(\x04\x12\x0c\n\x04part\x18\x04 \x01(\r\x12\x11\n\tnum_parts\x18\x05 \x01(\r\x12\x15\n\x08previous\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12\x13\n\x0b\x66ingerprint\x18\x07 \x01(\t\x12\x12\n\nnum_layers\x18\x08 \x01(\r\x12/\n\x04info\x18\t \x01(\x0b\x32!.trajmon_protos.v1.CheckpointInfo\x12\x0e\n\x06layers\x18\n \x03(\rB\x0b\n\t_previous\"9\n\nSketchSpec\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\x0c\n\x04\x62ins\x18\x03 \x01(\r\"\xb3\x01\n\x0cSketchHeader\x12)\n\x03row\x18\x01 \x01(\x0b\x32\x1c.trajmon_protos.v1.RowHeader\x12+\n\x04spec\x18\x02 \x01(\x0b\x32\x1d.trajmon_protos.v1.SketchSpec\x12\x13\n\x0bnum_columns\x18\x03 \x01(\x04\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\x13\n\x0b\x66irst_level\x18\x05 \x01(\x11\x12\x12\n\nnum_levels\x18\x06 \x01(\r\"\xd7\x01\n\x06\x41\x64vice\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x1e.trajmon_protos.v1.AdviceState\x12\x12\n\ncheckpoint\x18\x02 \x01(\x04\x12\x39\n\x08\x65vidence\x18\x03 \x03(\x0b\x32\'.trajmon_protos.v1.Advice.EvidenceEntry\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0e\n\x06policy\x18\x05 \x01(\t\x1a/\n\rEvidenceEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xfb\x01\n\x0eGroupHallmarks\x12\r\n\x05group\x18\x01 \x01(\t\x12=\n\x06values\x18\x02 \x03(\x0b\x32-.trajmon_protos.v1.GroupHallmarks.ValuesEntry\x12=\n\x06\x65rrors\x18\x03 \x03(\x0b\x32-.trajmon_protos.v1.GroupHallmarks.ErrorsEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a-\n\x0b\x45rrorsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"B\n\x10IntegrityFinding\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x12\n\ncheckpoint\x18\x02 \x01(\x04\x12\x0c\n\x04text\x18\x03 \x01(\t\"\\\n\nArrayChunk\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x04\x12\x14\n\x0coffset_bytes\x18\x04 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c*b\n\x0cTrainingMode\x12\x1d\n\x19TRAINING_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12TRAINING_MODE_FULL\x10\x01\x12\x1b\n\x17TRAINING_MODE_NORM_ONLY\x10\x02*\xad\x01\n\x0b\x41\x64viceState\x12\x1c\n\x18\x41\x44VICE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41\x44VICE_STATE_EXPLORE\x10\x01\x12\x1a\n\x16\x41\x44VICE_STATE_CANDIDATE\x10\x02\x12\x17\n\x13\x41\x44VICE_STATE_SWITCH\x10\x03\x12\x17\n\x13\x41\x44VICE_STATE_RESUME\x10\x04\x12\x18\n\x14\x41\x44VICE_STATE_UNKNOWN\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,10 +39,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GROUPHALLMARKS_VALUESENTRY']._serialized_options = b'8\001'
   _globals['_GROUPHALLMARKS_ERRORSENTRY']._loaded_options = None
   _globals['_GROUPHALLMARKS_ERRORSENTRY']._serialized_options = b'8\001'
-  _globals['_TRAININGMODE']._serialized_start=1709
-  _globals['_TRAININGMODE']._serialized_end=1807
-  _globals['_ADVICESTATE']._serialized_start=1810
-  _globals['_ADVICESTATE']._serialized_end=1983
+  _globals['_TRAININGMODE']._serialized_start=2014
+  _globals['_TRAININGMODE']._serialized_end=2112
+  _globals['_ADVICESTATE']._serialized_start=2115
+  _globals['_ADVICESTATE']._serialized_end=2288
   _globals['_LAYER']._serialized_start=52
   _globals['_LAYER']._serialized_end=103
   _globals['_GROUP']._serialized_start=105
@@ -50,27 +50,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LAYOUT']._serialized_start=144
   _globals['_LAYOUT']._serialized_end=257
   _globals['_CHECKPOINTINFO']._serialized_start=260
-  _globals['_CHECKPOINTINFO']._serialized_end=590
-  _globals['_CHECKPOINTINFO_METRICSENTRY']._serialized_start=516
-  _globals['_CHECKPOINTINFO_METRICSENTRY']._serialized_end=562
-  _globals['_ROWHEADER']._serialized_start=593
-  _globals['_ROWHEADER']._serialized_end=832
-  _globals['_SKETCHSPEC']._serialized_start=834
-  _globals['_SKETCHSPEC']._serialized_end=891
-  _globals['_SKETCHHEADER']._serialized_start=894
-  _globals['_SKETCHHEADER']._serialized_end=1073
-  _globals['_ADVICE']._serialized_start=1076
-  _globals['_ADVICE']._serialized_end=1291
-  _globals['_ADVICE_EVIDENCEENTRY']._serialized_start=1244
-  _globals['_ADVICE_EVIDENCEENTRY']._serialized_end=1291
-  _globals['_GROUPHALLMARKS']._serialized_start=1294
-  _globals['_GROUPHALLMARKS']._serialized_end=1545
-  _globals['_GROUPHALLMARKS_VALUESENTRY']._serialized_start=1453
-  _globals['_GROUPHALLMARKS_VALUESENTRY']._serialized_end=1498
-  _globals['_GROUPHALLMARKS_ERRORSENTRY']._serialized_start=1500
-  _globals['_GROUPHALLMARKS_ERRORSENTRY']._serialized_end=1545
-  _globals['_INTEGRITYFINDING']._serialized_start=1547
-  _globals['_INTEGRITYFINDING']._serialized_end=1613
-  _globals['_ARRAYCHUNK']._serialized_start=1615
-  _globals['_ARRAYCHUNK']._serialized_end=1707
+  _globals['_CHECKPOINTINFO']._serialized_end=629
+  _globals['_CHECKPOINTINFO_METRICSENTRY']._serialized_start=555
+  _globals['_CHECKPOINTINFO_METRICSENTRY']._serialized_end=601
+  _globals['_PLAN']._serialized_start=632
+  _globals['_PLAN']._serialized_end=895
+  _globals['_ROWHEADER']._serialized_start=898
+  _globals['_ROWHEADER']._serialized_end=1137
+  _globals['_SKETCHSPEC']._serialized_start=1139
+  _globals['_SKETCHSPEC']._serialized_end=1196
+  _globals['_SKETCHHEADER']._serialized_start=1199
+  _globals['_SKETCHHEADER']._serialized_end=1378
+  _globals['_ADVICE']._serialized_start=1381
+  _globals['_ADVICE']._serialized_end=1596
+  _globals['_ADVICE_EVIDENCEENTRY']._serialized_start=1549
+  _globals['_ADVICE_EVIDENCEENTRY']._serialized_end=1596
+  _globals['_GROUPHALLMARKS']._serialized_start=1599
+  _globals['_GROUPHALLMARKS']._serialized_end=1850
+  _globals['_GROUPHALLMARKS_VALUESENTRY']._serialized_start=1758
+  _globals['_GROUPHALLMARKS_VALUESENTRY']._serialized_end=1803
+  _globals['_GROUPHALLMARKS_ERRORSENTRY']._serialized_start=1805
+  _globals['_GROUPHALLMARKS_ERRORSENTRY']._serialized_end=1850
+  _globals['_INTEGRITYFINDING']._serialized_start=1852
+  _globals['_INTEGRITYFINDING']._serialized_end=1918
+  _globals['_ARRAYCHUNK']._serialized_start=1920
+  _globals['_ARRAYCHUNK']._serialized_end=2012
 # @@protoc_insertion_point(module_scope)

@@ -180,6 +180,7 @@ class CheckpointInfo(google.protobuf.message.Message):
     STALL_SECONDS_FIELD_NUMBER: builtins.int
     MODE_FIELD_NUMBER: builtins.int
     COPY_FIELD_NUMBER: builtins.int
+    PLAN_FIELD_NUMBER: builtins.int
     step: builtins.int
     epoch: builtins.float
     time_unix_seconds: builtins.float
@@ -194,6 +195,10 @@ class CheckpointInfo(google.protobuf.message.Message):
     """How the copy was taken: "wait" or "overlap"."""
     @property
     def metrics(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]: ...
+    @property
+    def plan(self) -> Global___Plan:
+        """Unset where nothing is planned."""
+
     def __init__(
         self,
         *,
@@ -205,15 +210,61 @@ class CheckpointInfo(google.protobuf.message.Message):
         stall_seconds: builtins.float = ...,
         mode: Global___TrainingMode.ValueType = ...,
         copy: builtins.str = ...,
+        plan: Global___Plan | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_epoch", b"_epoch", "_learning_rate", b"_learning_rate", "epoch", b"epoch", "learning_rate", b"learning_rate"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_epoch", b"_epoch", "_learning_rate", b"_learning_rate", "copy", b"copy", "epoch", b"epoch", "learning_rate", b"learning_rate", "metrics", b"metrics", "mode", b"mode", "stall_seconds", b"stall_seconds", "step", b"step", "time_unix_seconds", b"time_unix_seconds"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_epoch", b"_epoch", "_learning_rate", b"_learning_rate", "epoch", b"epoch", "learning_rate", b"learning_rate", "plan", b"plan"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_epoch", b"_epoch", "_learning_rate", b"_learning_rate", "copy", b"copy", "epoch", b"epoch", "learning_rate", b"learning_rate", "metrics", b"metrics", "mode", b"mode", "plan", b"plan", "stall_seconds", b"stall_seconds", "step", b"step", "time_unix_seconds", b"time_unix_seconds"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_epoch", b"_epoch"]) -> typing.Literal["epoch"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_learning_rate", b"_learning_rate"]) -> typing.Literal["learning_rate"] | None: ...
 
 Global___CheckpointInfo: typing_extensions.TypeAlias = CheckpointInfo
+
+@typing.final
+class Plan(google.protobuf.message.Message):
+    """What training intends, as of a checkpoint."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STEPS_AHEAD_FIELD_NUMBER: builtins.int
+    RATE_SUM_AHEAD_FIELD_NUMBER: builtins.int
+    RATE_SQUARED_SUM_AHEAD_FIELD_NUMBER: builtins.int
+    OBJECTIVE_FIELD_NUMBER: builtins.int
+    LARGER_IS_BETTER_FIELD_NUMBER: builtins.int
+    OBJECTIVE_TOLERANCE_FIELD_NUMBER: builtins.int
+    steps_ahead: builtins.int
+    """Optimizer steps left, 0 at the end; unset: not known."""
+    rate_sum_ahead: builtins.float
+    """Sums of the learning rate and of its square over these steps. Both or none; unset: the schedule is not known."""
+    rate_squared_sum_ahead: builtins.float
+    objective: builtins.str
+    """Name of the metric that training is for, one of `CheckpointInfo.metrics`; empty: not told."""
+    larger_is_better: builtins.bool
+    objective_tolerance: builtins.float
+    """How much of it a switch to norm-only training may cost, in its own unit; unset: not known."""
+    def __init__(
+        self,
+        *,
+        steps_ahead: builtins.int | None = ...,
+        rate_sum_ahead: builtins.float | None = ...,
+        rate_squared_sum_ahead: builtins.float | None = ...,
+        objective: builtins.str = ...,
+        larger_is_better: builtins.bool = ...,
+        objective_tolerance: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_objective_tolerance", b"_objective_tolerance", "_rate_squared_sum_ahead", b"_rate_squared_sum_ahead", "_rate_sum_ahead", b"_rate_sum_ahead", "_steps_ahead", b"_steps_ahead", "objective_tolerance", b"objective_tolerance", "rate_squared_sum_ahead", b"rate_squared_sum_ahead", "rate_sum_ahead", b"rate_sum_ahead", "steps_ahead", b"steps_ahead"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_objective_tolerance", b"_objective_tolerance", "_rate_squared_sum_ahead", b"_rate_squared_sum_ahead", "_rate_sum_ahead", b"_rate_sum_ahead", "_steps_ahead", b"_steps_ahead", "larger_is_better", b"larger_is_better", "objective", b"objective", "objective_tolerance", b"objective_tolerance", "rate_squared_sum_ahead", b"rate_squared_sum_ahead", "rate_sum_ahead", b"rate_sum_ahead", "steps_ahead", b"steps_ahead"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_objective_tolerance", b"_objective_tolerance"]) -> typing.Literal["objective_tolerance"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_rate_squared_sum_ahead", b"_rate_squared_sum_ahead"]) -> typing.Literal["rate_squared_sum_ahead"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_rate_sum_ahead", b"_rate_sum_ahead"]) -> typing.Literal["rate_sum_ahead"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_steps_ahead", b"_steps_ahead"]) -> typing.Literal["steps_ahead"] | None: ...
+
+Global___Plan: typing_extensions.TypeAlias = Plan
 
 @typing.final
 class RowHeader(google.protobuf.message.Message):

@@ -52,6 +52,8 @@ class KnownRun:
     gram_error: Floats | None = None
     """[T, T] standard errors, 0 where exact. None: nothing is an estimate."""
     snapshot_mode: ingest_pb2.SnapshotMode.ValueType = ingest_pb2.SNAPSHOT_MODE_UNSPECIFIED
+    plan: types_pb2.Plan | None = None
+    outlooks: list[query_pb2.GroupOutlook] = field(default_factory=list)
 
     @property
     def error(self) -> Floats:
@@ -204,7 +206,25 @@ def _runs() -> dict[str, KnownRun]:
         KnownRun(EVIL_NAME, walk(3)),
         KnownRun("switched", walk(60, seed=5), mode=in_spans(60, (20, 35), (48, 60))),
         KnownRun("alternating", walk(400, seed=6), mode=(np.arange(400) // 40 % 2).astype(np.uint8)),
-        KnownRun("parts", walk(7, seed=7), lacking=lacking, agent=agent),
+        KnownRun(
+            "parts",
+            walk(7, seed=7),
+            lacking=lacking,
+            agent=agent,
+            plan=types_pb2.Plan(
+                steps_ahead=12_000,
+                rate_sum_ahead=3.5,
+                rate_squared_sum_ahead=0.01,
+                objective="accu\x1bracy",
+                larger_is_better=True,
+                objective_tolerance=0.01,
+            ),
+            outlooks=[
+                query_pb2.GroupOutlook(group="norm", remaining=0.02, low=0.01, high=0.03, settled_since=3),
+                query_pb2.GroupOutlook(group="mlp", remaining=0.5, low=0.4, high=0.6),
+                query_pb2.GroupOutlook(group="conv", remaining=0.7, low=0.1, high=np.nan),
+            ],
+        ),
         KnownRun(
             "sketched",
             walk(60, seed=8),
@@ -281,8 +301,14 @@ class KnownRuns(query_pb2_grpc.QueryServiceServicer):
 
     def GetRun(self, request: Any, context: Any) -> query_pb2.GetRunResponse:
         run = self._run(request.run, context)
+        last = types_pb2.CheckpointInfo(plan=run.plan)
         return query_pb2.GetRunResponse(
-            summary=run.summary(), findings=run.findings, open=run.lacking, agent=run.agent
+            summary=run.summary(),
+            findings=run.findings,
+            open=run.lacking,
+            agent=run.agent,
+            checkpoints=[query_pb2.CheckpointDetail(), query_pb2.CheckpointDetail(info=last)],
+            outlooks=run.outlooks,
         )
 
     def GetMap(self, request: Any, context: Any) -> Iterator[query_pb2.GetMapResponse]:

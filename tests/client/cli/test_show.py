@@ -101,6 +101,33 @@ def test_one_checkpoint(trajmon: Trajmon) -> None:
     assert "update angle (degrees) undefined" in output
 
 
+def test_plan_and_settled_groups(trajmon: Trajmon) -> None:
+    lines = trajmon("show", "parts", env=wide(120)).output.splitlines()
+    assert "plan: 12,000 steps ahead, learning rates known; for accu racy, larger is better" in lines
+    assert "settled groups: norm (since checkpoint 3); 2 of 3 have not" in lines
+    value = json.loads(trajmon("show", "parts", "--json").output)
+    assert value["plan"] == {
+        "steps_ahead": 12_000,
+        "rates_are_known": True,
+        "objective": "accu\x1bracy",
+        "larger_is_better": True,
+        "objective_tolerance": 0.01,
+    }
+    assert value["outlooks"][0] == {
+        "group": "norm",
+        "remaining": 0.02,
+        "low": 0.01,
+        "high": 0.03,
+        "settled_since": 3,
+    }
+    assert (value["outlooks"][2]["high"], value["outlooks"][2]["settled_since"]) == (None, None)
+    without = trajmon("show", "five").output
+    assert "plan:" not in without
+    assert "settled groups" not in without
+    value = json.loads(trajmon("show", "five", "--json").output)
+    assert (value["plan"], value["outlooks"]) == (None, [])
+
+
 def test_relative_map_is_named(trajmon: Trajmon, served: Any) -> None:
     _, entries = served.runs["five"].relative_map(2)
     output = trajmon("show", "five", "--relative-to", "2").output

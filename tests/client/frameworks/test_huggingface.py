@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
+import trajmon
 from client.frameworks.huggingface_training import (  # noqa: TID251 # tests/client, on the path of the tests
     STEPS_PER_EPOCH,
     fit,
@@ -175,3 +176,26 @@ def test_strict_raises(lonely_home: Path, tmp_path: Path) -> None:
     with pytest.raises(RunNameError) as refused:
         fit(tmp_path, [TrajectoryCallback("no/name", strict=True)], max_steps=2)
     assert str(refused.value).startswith("'no/name' is not a run name; use 1 to 64 of the characters")
+
+
+def test_the_planned_steps_and_rates_are_the_trainers(runs: Runs, tmp_path: Path) -> None:
+    callback = watching("planned-hf", every=20)
+    fit(tmp_path, [callback], max_steps=40, save_strategy="steps", save_steps=20)
+    plans = [detail.info.plan for detail in runs.wait("planned-hf", 3).checkpoints]
+    assert [plan.steps_ahead for plan in plans] == [40, 20, 0]
+    # The trainer's own: linear to zero.
+    rates = [1e-2 * (1 - step / 40) for step in range(40)]
+    assert [plan.rate_sum_ahead for plan in plans] == pytest.approx(
+        [sum(rates[step:]) for step in (0, 20, 40)]
+    )
+    squares = [sum(rate**2 for rate in rates[step:]) for step in (0, 20, 40)]
+    assert [plan.rate_squared_sum_ahead for plan in plans] == pytest.approx(squares)
+    assert {plan.objective for plan in plans} == {""}
+
+    # Resumed, with an end of the user's own: the rates are the trainer's, for as long as it has any.
+    callback = watching("planned-hf", every=20, plan=trajmon.Plan(total_steps=60))
+    fit(tmp_path, [callback], tmp_path / "checkpoint-20", max_steps=40)
+    resumed = runs.wait("planned-hf", 5).checkpoints[3:]
+    assert [detail.info.plan.steps_ahead for detail in resumed] == [40, 20]
+    assert resumed[0].info.plan.rate_sum_ahead == pytest.approx(sum(rates[20:]))
+    assert callback._follower.problems == 0

@@ -337,3 +337,26 @@ def test_the_end_of_a_training_that_fails_has_its_cause(runs: Runs, tmp_path: Pa
     assert callback.recorder.status.state == "closed"
     assert callback.recorder.status.reason == "training ended with ZeroDivisionError"
     assert steps(runs.points("fails", 3)) == [0, 10, 20]
+
+
+class Scheduled(Regression):
+    """Half the rate after each epoch."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.01)
+        return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)]
+
+
+def test_the_planned_steps_and_rates_are_the_trainers(runs: Runs, tmp_path: Path) -> None:
+    callback = watching("planned", every="epoch", plan=trajmon.Plan(objective="loss"))
+    fit(tmp_path, [callback], module=Scheduled(), max_epochs=3, accumulate_grad_batches=2)
+    plans = [detail.info.plan for detail in runs.wait("planned", 4).checkpoints]
+    # Two batches a step.
+    epoch = BATCHES // 2
+    assert [plan.steps_ahead for plan in plans] == [3 * epoch, 2 * epoch, epoch, 0]
+    rates = [0.01 * 0.5**number for number in range(3)]
+    for number, plan in enumerate(plans):
+        assert plan.rate_sum_ahead == pytest.approx(epoch * sum(rates[number:]))
+        assert plan.rate_squared_sum_ahead == pytest.approx(epoch * sum(rate**2 for rate in rates[number:]))
+    assert {plan.objective for plan in plans} == {"loss"}
+    assert callback._follower.problems == 0

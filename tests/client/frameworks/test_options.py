@@ -43,6 +43,7 @@ FORMS = 'give a number of steps, "step", "every 100 steps", "epoch", '
         ({"on_advice": "obey"}, 'on_advice=\'obey\' is not one of "log", "callback", "switch"'),
         ({"on_advice": "callback"}, 'on_advice="callback" and advice_callback go together'),
         ({"advice_callback": print}, 'on_advice="callback" and advice_callback go together'),
+        ({"plan": 3}, "plan is a int; a trajmon.Plan is expected"),
         ({"log_hallmarks": "network"}, "log_hallmarks='network' is not True, False or a list of groups"),
     ],
 )

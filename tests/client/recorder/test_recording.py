@@ -81,6 +81,7 @@ def test_the_rows_are_the_grams_of_the_training(home: Path, server: IngestServer
     assert (info.step, info.epoch, info.learning_rate) == (15, 1.5, 0.05)
     assert set(info.metrics) == {"loss", "nan"}
     assert info.stall_seconds > 0
+    assert not info.HasField("plan")
     assert stored.reports[-1].phase == ingest_pb2.RUN_PHASE_FINISHED
     closed = recorder.status
     assert closed.state == "closed"

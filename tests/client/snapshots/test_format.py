@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.recording import names  # noqa: TID251 # tests/client, on the path of the tests
+from trajmon._plan import PlanAhead
 from trajmon.errors import SnapshotError
 from trajmon.snapshots.format import (
     SnapshotHeader,
@@ -63,6 +64,16 @@ def test_the_file_is_as_documented(tmp_path: Path) -> None:
     step=st.integers(-(2**63), 2**63 - 1),
     metrics=st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=64), st.floats(), max_size=64),
     epoch=st.none() | st.floats(allow_nan=False),
+    plan=st.none()
+    | st.builds(
+        PlanAhead,
+        steps=st.none() | st.integers(0, 2**63),
+        rate_sum=st.none() | st.floats(0, 1e300),
+        rate_squared_sum=st.none() | st.floats(0, 1e300),
+        objective=st.text(st.characters(codec="utf-8"), max_size=64),
+        larger_is_better=st.booleans(),
+        tolerance=st.none() | st.floats(0, 1e300),
+    ),
 )
 def test_what_is_written_is_read(
     tmp_path_factory: pytest.TempPathFactory,
@@ -70,9 +81,10 @@ def test_what_is_written_is_read(
     step: int,
     metrics: dict[str, float],
     epoch: float | None,
+    plan: PlanAhead | None,
 ) -> None:
     file = tmp_path_factory.mktemp("format") / "a.snap"
-    header = replace(HEADER, step=step, metrics=metrics, epoch=epoch)
+    header = replace(HEADER, step=step, metrics=metrics, epoch=epoch, plan=plan)
     write(file, data, header)
     found = read_header(file)
     assert replace(found, metrics={}) == replace(header, metrics={})

@@ -10,7 +10,7 @@ import pytest
 from support.house import describe
 from support.rows import SyntheticRun
 from trajmon_protos.record import LayerStatus, Row
-from trajmon_protos.v1 import ingest_pb2
+from trajmon_protos.v1 import ingest_pb2, types_pb2
 from trajmon_server.config import Limits
 from trajmon_server.errors import Exhausted
 from trajmon_server.ingest.quota import ByteBudget, Usage, check_record_size, check_row
@@ -82,6 +82,95 @@ def test_numbers_that_no_training_has_are_refused() -> None:
         "info.metrics": "at most 64 metrics with names of at most 64 characters",
         "info.time_unix_seconds": "must be finite",
     }
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        types_pb2.Plan(),
+        types_pb2.Plan(steps_ahead=0, rate_sum_ahead=0.0, rate_squared_sum_ahead=0.0),
+        types_pb2.Plan(steps_ahead=2**63, objective="ä" * 64, objective_tolerance=0.0),
+        # A constant rate of 0.1, whose sums are rounded.
+        types_pb2.Plan(steps_ahead=3, rate_sum_ahead=0.1 + 0.1 + 0.1, rate_squared_sum_ahead=0.03),
+        # All of it in one step.
+        types_pb2.Plan(steps_ahead=3, rate_sum_ahead=0.5, rate_squared_sum_ahead=0.25),
+    ],
+)
+def test_a_plan_that_a_training_can_have(plan: types_pb2.Plan) -> None:
+    run = SyntheticRun("plan")
+    row = run.row(1)
+    row.header.info.plan.CopyFrom(plan)
+    assert validate_row(row, describe(run), 1) == []
+
+
+@pytest.mark.parametrize(
+    ("plan", "field", "text"),
+    [
+        (
+            types_pb2.Plan(rate_sum_ahead=1.0, rate_squared_sum_ahead=1.0),
+            "info.plan.steps_ahead",
+            "learning rates ahead need the number of steps ahead",
+        ),
+        (
+            types_pb2.Plan(steps_ahead=3, rate_sum_ahead=1.0),
+            "info.plan.rate_sum_ahead",
+            "both sums of learning rates are needed, or none",
+        ),
+        (
+            types_pb2.Plan(steps_ahead=3, rate_squared_sum_ahead=1.0),
+            "info.plan.rate_sum_ahead",
+            "both sums of learning rates are needed, or none",
+        ),
+        (
+            types_pb2.Plan(steps_ahead=3, rate_sum_ahead=-1.0, rate_squared_sum_ahead=1.0),
+            "info.plan.rate_sum_ahead",
+            "no learning rates over 3 steps have the sum -1 and the sum of squares 1",
+        ),
+        (
+            types_pb2.Plan(steps_ahead=3, rate_sum_ahead=3.0, rate_squared_sum_ahead=2.9),
+            "info.plan.rate_sum_ahead",
+            "no learning rates over 3 steps have the sum 3 and the sum of squares 2.9",
+        ),
+        (
+            types_pb2.Plan(steps_ahead=0, rate_sum_ahead=0.1, rate_squared_sum_ahead=0.01),
+            "info.plan.rate_sum_ahead",
+            "no learning rates over 0 steps have the sum 0.1 and the sum of squares 0.01",
+        ),
+        (
+            types_pb2.Plan(steps_ahead=3, rate_sum_ahead=np.nan, rate_squared_sum_ahead=np.nan),
+            "info.plan.rate_sum_ahead",
+            "no learning rates over 3 steps have the sum nan and the sum of squares nan",
+        ),
+        (
+            types_pb2.Plan(steps_ahead=3, rate_sum_ahead=np.inf, rate_squared_sum_ahead=np.inf),
+            "info.plan.rate_sum_ahead",
+            "no learning rates over 3 steps have the sum inf and the sum of squares inf",
+        ),
+        (types_pb2.Plan(objective="a\nb"), "info.plan.objective", "at most 64 printable characters"),
+        (types_pb2.Plan(objective="a" * 65), "info.plan.objective", "at most 64 printable characters"),
+        (
+            types_pb2.Plan(objective="loss", objective_tolerance=-0.1),
+            "info.plan.objective_tolerance",
+            "-0.1 of the objective 'loss'; a number of at least 0, of one with a name",
+        ),
+        (
+            types_pb2.Plan(objective="loss", objective_tolerance=np.nan),
+            "info.plan.objective_tolerance",
+            "nan of the objective 'loss'; a number of at least 0, of one with a name",
+        ),
+        (
+            types_pb2.Plan(objective_tolerance=0.1),
+            "info.plan.objective_tolerance",
+            "0.1 of the objective ''; a number of at least 0, of one with a name",
+        ),
+    ],
+)
+def test_a_plan_that_no_training_has(plan: types_pb2.Plan, field: str, text: str) -> None:
+    run = SyntheticRun("plan")
+    row = run.row(1)
+    row.header.info.plan.CopyFrom(plan)
+    (violation,) = validate_row(row, describe(run), 1)
+    assert (violation.field, violation.text) == (field, text)
 
 
 def test_a_phase_is_a_known_one() -> None:

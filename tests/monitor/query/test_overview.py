@@ -10,8 +10,10 @@ import pytest
 from support.house import House, describe
 from support.rows import SyntheticRun
 from trajmon_server.model import CheckpointMeta, Group, Layer, RunDescription
-from trajmon_server.query.overview import layer_places, phases_of
+from trajmon_server.query.overview import group_outlooks, layer_places, phases_of
 from trajmon_server.query.spectrum import step_sizes
+from trajmon_server.signals.forecast import Forecast
+from trajmon_server.signals.settling import GroupSettling, SettlingState
 
 
 def described(names: list[str], groups: dict[str, list[int]]) -> RunDescription:
@@ -110,3 +112,25 @@ def test_steps_of_the_random_walk(steps: list[int], rates: list[float | None], c
     assert len(sizes) == count
     assert word in why
     assert bool(why) == bool(word)
+
+
+def test_outlooks_have_settled_groups_first_and_leave_out_what_is_not_known() -> None:
+    def settling(remaining: float, since: int | None) -> GroupSettling:
+        nothing = {field.name: 0.0 for field in dataclasses.fields(Forecast)}
+        outlook = Forecast(**nothing | {"remaining": remaining, "low": remaining / 2, "high": 2 * remaining})
+        return GroupSettling(outlook=outlook, settled_since=since)
+
+    state = SettlingState(
+        groups={
+            "far": settling(0.9, None),
+            "silent": GroupSettling(),
+            "late": settling(0.01, 7),
+            "near": settling(0.2, None),
+            "early": settling(0.02, 3),
+        }
+    )
+    found = group_outlooks(state)
+    assert [one.group for one in found] == ["early", "late", "near", "far"]
+    assert [one.settled_since for one in found] == [3, 7, None, None]
+    assert (found[0].remaining, found[0].low, found[0].high) == (0.02, 0.01, 0.04)
+    assert group_outlooks(SettlingState()) == []

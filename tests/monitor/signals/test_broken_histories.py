@@ -190,7 +190,9 @@ def usable(name: str, last: list[Observation]) -> bool:
         case "remaining_displacement/2":
             plan = newest.ahead is None or newest.ahead.is_possible
             # Lagged products need not be known: consecutive ones serve then.
-            return rates_known and dots_known and plan
+            # At a rate of 0 the plan says what it was on the way.
+            rates = all(one.learning_rate is None or 0 <= one.learning_rate < math.inf for one in last)
+            return rates and dots_known and plan
         case "mds_threshold/1":
             return math.isfinite(newest.mds)
         case "look_back_cosine/1":

@@ -8,6 +8,7 @@ import pytest
 
 from trajmon_server.signals import POLICIES, RemainingDisplacementPolicy, make_policy
 from trajmon_server.signals.policies import DEFAULT, settings_of
+from trajmon_server.signals.remaining_displacement_2 import RemainingDisplacement2Policy
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -18,8 +19,8 @@ def test_every_policy_says_its_own_name_and_is_made_by_it(name: str) -> None:
 
 
 def test_the_default_is_what_the_server_uses() -> None:
-    assert make_policy() == RemainingDisplacementPolicy()
-    assert next(iter(POLICIES)) == DEFAULT == RemainingDisplacementPolicy().name
+    assert make_policy() == RemainingDisplacement2Policy()
+    assert next(iter(POLICIES)) == DEFAULT == RemainingDisplacement2Policy().name
 
 
 def test_without_a_version_the_newest() -> None:
@@ -37,7 +38,7 @@ def test_settings_are_taken() -> None:
         (
             "nothing",
             {},
-            r"there is no policy 'nothing'; there are remaining_displacement/1, remaining_displacement/2,",
+            r"there is no policy 'nothing'; there are remaining_displacement/2, remaining_displacement/1,",
         ),
         ("remaining_displacement/3", {}, "there is no policy 'remaining_displacement/3'"),
         (

@@ -19,21 +19,61 @@ export const ADVICE = {
 
 const percent = (value) => (Number.isFinite(value) ? `${(100 * value).toPrecision(value < 0.1 ? 2 : 3)} %` : UNDEFINED);
 
-// By the names that policies give their evidence; another name is shown as it is.
+const ofTheWay = (value) => `${percent(value)} of the way so far`;
+
+// By the names that policies give their evidence; another name is shown as it is. What is in the objective's own unit
+// has none here.
 const EVIDENCE = {
-  forecast_remaining_displacement: [
-    "Way still ahead, if training went on as long again",
-    (v) => `${percent(v)} of the way so far`,
-  ],
+  forecast_remaining_displacement: ["Way still ahead", ofTheWay],
+  forecast_low: ["at least, by its standard error", ofTheWay],
+  forecast_high: ["at most, by its standard error", ofTheWay],
   threshold: ["A switch is advised under", percent],
+  resume_threshold: ["It is taken back over", percent],
   low_forecasts_in_a_row: ["Forecasts under it in a row", whole],
+  settled_in_a_row: ["Checkpoints settled in a row", whole],
   forecast_drift: ["of the way ahead, steady drift", percent],
   forecast_noise: ["of the way ahead, noise", percent],
+  expected_gain: ["What full training would still gain of the objective", short],
+  expected_gain_high: ["at most, by its standard error", short],
+  objective_tolerance: ["A switch may cost of the objective", short],
+  rate_ahead_ratio: ["Mean learning rate ahead, over the present one", percent],
   last_update_relative: ["Last update, as part of the way so far", percent],
   horizon_steps: ["Steps that the forecast looks ahead", whole],
   mds: ["MDS ω of the network", (v) => v.toFixed(4)],
   relative_mds: ["relative MDS ω₀ of the network", (v) => v.toFixed(4)],
 };
+
+const BASELINES = {
+  planned_fraction: ["Part of the planned steps that is done", percent],
+  look_back_one_minus_cosine: ["One minus the cosine with the checkpoint before", short],
+  update_norm_change: ["Change of the updates' size since the last one", percent],
+  effective_perturbation: ["Effective perturbation of the last updates", short],
+};
+
+function planWords({ steps_ahead: steps, rates_are_known: rates, objective, larger_is_better: larger }) {
+  const parts = [];
+  if (steps !== null) parts.push(`${whole(steps)} steps ahead, learning rates ${rates ? "known" : "not known"}`);
+  if (objective) parts.push(`for ${objective}, ${larger ? "larger" : "smaller"} is better`);
+  return `Planned: ${parts.join("; ")}.`;
+}
+
+/** Which groups have settled, in which order, and how far the others still have to go. */
+function outlookTable(outlooks) {
+  if (!outlooks.length) return null;
+  const rows = outlooks.map(({ group, remaining, low, high, settled_since: since }) =>
+    el(
+      "tr",
+      { "data-outlook": group },
+      el("th", { scope: "row" }, group),
+      el("td", {}, `${percent(remaining)} (${percent(low)} to ${percent(high)})`),
+      el("td", {}, since === null ? "" : `settled since checkpoint ${whole(since)}`),
+    ),
+  );
+  return [
+    el("p", { className: "notes" }, "Groups, by their own forecast: way still ahead, as part of the way so far"),
+    el("table", { className: "plain", "aria-label": "Groups, by their own forecast" }, el("tbody", {}, rows)),
+  ];
+}
 
 /** A badge with the word, coloured by it. */
 export const adviceBadge = (state) =>
@@ -48,13 +88,13 @@ export const adviceBadge = (state) =>
 
 /** Fill an element with the advice, its evidence and its history. `last`: newest checkpoint. */
 export function showAdvice(parent, run) {
-  const { advice, history = [] } = run;
+  const { advice, history = [], outlooks = [], plan = null } = run;
   const known = ADVICE[advice.state] ?? ADVICE.unknown;
   const evidence = Object.entries(advice.evidence);
   const order = Object.keys(EVIDENCE);
   evidence.sort(([a], [b]) => (order.indexOf(a) + 1 || 99) - (order.indexOf(b) + 1 || 99));
   const rows = evidence.map(([name, value]) => {
-    const [words, format] = EVIDENCE[name] ?? [name, (v) => short(v)];
+    const [words, format] = EVIDENCE[name] ?? BASELINES[name] ?? [name, (v) => short(v)];
     return el("tr", {}, el("th", { scope: "row" }, words), el("td", { "data-evidence": name }, format(value)));
   });
   const open = parent.querySelector("details")?.open ?? false;
@@ -70,12 +110,14 @@ export function showAdvice(parent, run) {
     ),
     el("p", { className: "advice-words" }, advice.reason || known.meaning),
     timeline(history, run),
-    rows.length
+    rows.length || outlooks.length || plan
       ? el(
           "details",
           { open },
           el("summary", {}, "Evidence"),
-          el("table", { className: "plain" }, el("tbody", {}, rows)),
+          rows.length ? el("table", { className: "plain" }, el("tbody", {}, rows)) : null,
+          plan ? el("p", { className: "notes plan" }, planWords(plan)) : null,
+          outlookTable(outlooks),
           el("p", { className: "notes" }, `Policy ${advice.policy}. A forecast, not a measurement.`),
         )
       : null,
