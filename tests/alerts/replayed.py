@@ -12,13 +12,13 @@ from trajmon_protos.record import LayerStatus
 
 __all__ = ["BrokenRun", "settled"]
 
-_SETTLED, _TURNING, _GOOD = 10, 15, 6
+_SETTLED, _TURNING, _GOOD = 20, 15, 6
 
 
 def settled(name: str) -> SyntheticRun:
-    """A run that has all but arrived: each update is a fifth of the one before, so that a switch is advised."""
+    """A run that has all but arrived: each update is half of the one before, so that a switch is advised."""
     run = SyntheticRun(name, num_checkpoints=_SETTLED)
-    way = 1.0 - 0.2 ** np.arange(_SETTLED)
+    way = 1.0 - 0.5 ** np.arange(_SETTLED)
     run.parameters = run.parameters[:1] + way[:, None, None] * np.ones_like(run.parameters[0])
     return run
 

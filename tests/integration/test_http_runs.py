@@ -25,15 +25,15 @@ def web(shared_server: ServerProcess, team_client: Client) -> Web:
 
 
 def test_summary_is_that_of_the_query_service(web: Web, team_client: Client) -> None:
-    run = SyntheticRun("one", num_checkpoints=6)
+    run = SyntheticRun("one", num_checkpoints=12)
     epoch = push_all(team_client, run)
     report(team_client, run, epoch, ingest_pb2.RUN_PHASE_FINISHED)
     web.json("/api/v1/runs/one/map")  # waits until the rows are worked off
     told = get_run(team_client, "one").summary
     (shown,) = web.json("/api/v1/runs")["runs"]
     assert (shown["name"], shown["id"], shown["tags"]) == ("one", run.run_id, ["test"])
-    assert (shown["phase"], shown["attempt"], shown["checkpoints"]) == ("finished", 1, 6)
-    assert (shown["last_step"], shown["last_time"]) == (50, run.started + 5)
+    assert (shown["phase"], shown["attempt"], shown["checkpoints"]) == ("finished", 1, 12)
+    assert (shown["last_step"], shown["last_time"]) == (110, run.started + 11)
     assert shown["parameters"] == 15
     assert shown["mds"] == told.mean_directional_similarity
     assert shown["advice"]["evidence"] == dict(told.advice.evidence)
