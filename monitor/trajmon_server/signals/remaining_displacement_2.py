@@ -14,11 +14,15 @@ As :mod:`remaining_displacement`, and besides:
   updates at about the new rate.
 * **The interval.** A switch needs the *upper* ends; taking it back needs the *lower* end of the displacement over
   `resume_threshold`. Doubt means no switch.
+* **Taking back.** A switch is also taken back, with or without a forecast, when the objective has become worse since by
+  more than twice what a switch may cost and twice its scatter: other data, a broken schedule.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -33,6 +37,10 @@ __all__ = ["RemainingDisplacement2Policy", "RemainingDisplacement2State", "look_
 
 _SAME_RATE = 3.0
 """Rates within this factor of each other count as about the same."""
+_LEVEL = 3
+"""Objectives whose mean is the level at a switch."""
+_WORSE_FOR = 2
+"""Objectives in a row that are worse than that before a switch is taken back."""
 _ROUNDING = 1e-6
 """Of rates that are differences of sums over a million steps."""
 
@@ -44,6 +52,22 @@ class Milestone:
     rate_sum: float
     rate_squared_sum: float
     objective: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """The objective over some checkpoints."""
+
+    level: float
+    scatter: float
+    """Standard deviation."""
+
+    @classmethod
+    def of(cls, objectives: Sequence[float]) -> Reached | None:
+        """The level of the last three, the scatter of all; None for fewer, or if one is not finite."""
+        if len(objectives) < _LEVEL or not all(map(math.isfinite, objectives)):
+            return None
+        return cls(statistics.fmean(objectives[-_LEVEL:]), statistics.pstdev(objectives))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +85,8 @@ class RemainingDisplacement2State:
     """The last objectives that were given on that path, oldest first, at most `objectives`."""
     told: bool = False
     """Whether an objective was ever given."""
+    reached: Reached | None = None
+    """The objective when the switch that is in force was advised; None without one."""
     ahead: Ahead | None = None
     """The plan as of the checkpoint before."""
 
@@ -135,8 +161,22 @@ class RemainingDisplacement2Policy:
             if outlook is not None:
                 return self._judge(followed, observation, outlook, horizon, len(steady), evidence)
             problem = "Products of the last updates are missing or leave the range in which a forecast can be computed."
+        rise = _rise(followed)
+        if track.unbroken and self._is_worse(followed, observation, rise):
+            verdict, word = judge(state.verdict, settled=False, moving=True, confirmations=self.confirmations)
+            reason = f"{_worse_sentence(rise)} {problem}"
+            advice = Advice(
+                word, observation.checkpoint, evidence | {"objective_rise": rise}, reason, self.name
+            )
+            return replace(_forgetful(followed), verdict=verdict, reached=None), advice
         interrupted = replace(followed, verdict=interrupt(state.verdict))
         return interrupted, unknown(self.name, observation, problem, evidence)
+
+    def _is_worse(self, state: RemainingDisplacement2State, seen: Observation, rise: float) -> bool:
+        """Whether the objective has risen by too much since the switch that is in force."""
+        if state.reached is None or state.verdict.advised is not AdviceState.SWITCH:
+            return False
+        return rise > 2 * seen.objective_tolerance + 2 * state.reached.scatter
 
     def _remember(self, state: RemainingDisplacement2State, seen: Observation) -> RemainingDisplacement2State:
         told = state.told or not math.isnan(seen.objective)
@@ -195,12 +235,18 @@ class RemainingDisplacement2Policy:
         threshold = self._threshold(state, seen)
         fall = _rates_ahead(seen, state.recent[-1].rate, horizon)
         missing = self._missing(state, seen, outlook, gain, steady, fall)
+        rise = _rise(state)
+        worse = self._is_worse(state, seen, rise)
         verdict, word = judge(
             state.verdict,
-            settled=missing is None,
-            moving=outlook.low > self.resume_threshold,
+            settled=missing is None and not worse,
+            moving=worse or outlook.low > self.resume_threshold,
             confirmations=self.confirmations,
         )
+        reached = None
+        if verdict.advised is AdviceState.SWITCH:
+            lately = [one.objective for one in state.milestones[-self.window :]]
+            reached = state.reached or Reached.of(lately)
         evidence |= finite(
             forecast_remaining_displacement=outlook.remaining,
             forecast_low=outlook.low,
@@ -213,10 +259,15 @@ class RemainingDisplacement2Policy:
             expected_gain_high=math.nan if gain is None else gain.high,
             objective_tolerance=seen.objective_tolerance,
             rate_ahead_ratio=fall,
+            objective_rise=rise,
             settled_in_a_row=float(verdict.settled_in_a_row),
         )
         reason = f"{_forecast_sentence(seen, outlook)} {self._word_sentence(word, missing)}"
-        return replace(state, verdict=verdict), Advice(word, seen.checkpoint, evidence, reason, self.name)
+        if worse:
+            reason = f"{_worse_sentence(rise)} {_forecast_sentence(seen, outlook)}"
+        advice = Advice(word, seen.checkpoint, evidence, reason, self.name)
+        after = _forgetful(state) if worse else state
+        return replace(after, verdict=verdict, reached=reached), advice
 
     def _threshold(self, state: RemainingDisplacement2State, seen: Observation) -> float:
         if state.told:
@@ -325,6 +376,24 @@ def _rate_behind(track: Track, seen: Observation, before: Ahead | None) -> float
         if 0 < mean < math.inf:
             return mean
     return seen.learning_rate
+
+
+def _rise(state: RemainingDisplacement2State) -> float:
+    """By how much the objective is worse now than when the switch was advised; NaN if that cannot be told."""
+    newest = [one.objective for one in state.milestones[-_WORSE_FOR:]]
+    if state.reached is None or len(newest) < _WORSE_FOR:
+        return math.nan
+    # All of the newest are worse: one that stands out is no rise.
+    return min(newest) - state.reached.level
+
+
+def _forgetful(state: RemainingDisplacement2State) -> RemainingDisplacement2State:
+    """Without the objectives before they became worse: the line through both would say that nothing is to be gained."""
+    return replace(state, milestones=state.milestones[-_WORSE_FOR:])
+
+
+def _worse_sentence(rise: float) -> str:
+    return f"Since the switch was advised the objective has become worse by {rise:.3g} or more: train everything again."
 
 
 def _steady(recent: tuple[ScopeUpdate, ...]) -> tuple[ScopeUpdate, ...]:

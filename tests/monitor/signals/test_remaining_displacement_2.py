@@ -283,6 +283,48 @@ def test_an_objective_of_which_too_little_is_known_is_a_doubt(wild: float) -> No
         assert first(follow(told(slowing(), tolerance=tolerance))) is None
 
 
+def switched_then(objective: Callable[[int], float]) -> list[Advice]:
+    """At rest until 30, the switch long advised; then as said."""
+    return follow(told(slowing(), lambda t: 0.5 if t < 30 else objective(t)))
+
+
+def test_an_objective_that_becomes_worse_takes_a_switch_back() -> None:
+    assert words(switched_then(lambda t: 0.5))[26:] == ["switch"] * 15
+    # Twice what a switch may cost is 0.02.
+    assert "resume" not in words(switched_then(lambda t: 0.519))
+    said = switched_then(lambda t: 0.521)
+    # Of the objectives from then on, six are needed again, and a confirmation.
+    assert words(said)[29:38] == ["switch", "switch", *["resume"] * 4, "candidate", "switch", "switch"]
+    assert said[31].evidence["objective_rise"] == pytest.approx(0.021)
+    assert said[31].reason.startswith(
+        "Since the switch was advised the objective has become worse by 0.021 or more: train everything again."
+    )
+    # One checkpoint that stands out is no rise.
+    assert "resume" not in words(switched_then(lambda t: 0.9 if t == 33 else 0.5))
+
+
+def test_scatter_before_the_switch_is_no_rise_after_it() -> None:
+    noise = np.random.default_rng(0).normal(size=41) * 0.003
+    said = follow(told(slowing(), lambda t: 0.5 + float(noise[t]), tolerance=0.02))
+    assert first(said) is not None
+    assert "resume" not in words(said)
+
+
+def test_a_switch_is_taken_back_where_no_forecast_can_be_made() -> None:
+    calm = told(slowing(), lambda t: 0.5)[:31]
+    # The plan has ended, and the rate rises: there is no forecast, and the objective is worse.
+    after = [
+        replace(one, ahead=None, learning_rate=5.0, objective=0.8)
+        for one in told(slowing(), lambda t: 0.5)[31:]
+    ]
+    said = follow([*calm, *after])
+    assert said[30].switch
+    assert words(said)[31:34] == ["unknown", "resume", "unknown"]
+    assert "its schedule is not known" in said[32].reason
+    still = [replace(one, objective=0.5) for one in after]
+    assert set(words(follow([*calm, *still]))[31:38]) == {"unknown"}
+
+
 def test_gain_is_that_of_numpy() -> None:
     rng = np.random.default_rng(1)
     back, objective = np.sort(rng.uniform(0, 2, 15)), rng.normal(size=15)

@@ -36,6 +36,7 @@ const EVIDENCE = {
   expected_gain: ["What full training would still gain of the objective", short],
   expected_gain_high: ["at most, by its standard error", short],
   objective_tolerance: ["A switch may cost of the objective", short],
+  objective_rise: ["The objective is worse since the switch by", short],
   rate_ahead_ratio: ["Mean learning rate ahead, over the present one", percent],
   last_update_relative: ["Last update, as part of the way so far", percent],
   horizon_steps: ["Steps that the forecast looks ahead", whole],
