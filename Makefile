@@ -75,6 +75,10 @@ switch-hybrid: $(READY)  ## trainings that follow the advice beside full trainin
 reproduce: $(READY)  ## the paper's experiments, figures and table in docs/reproduction; goes on where it was stopped
 	$(BIN)/python -m benchmarks.paper
 
+.PHONY: reproduction-tests
+reproduction-tests: $(READY)  ## tests of the programs behind switch-data, switch-hybrid and reproduce: some minutes
+	$(BIN)/python -m pytest --quiet --override-ini "norecursedirs=.* v1" --timeout 600 --override-ini faulthandler_timeout=0 tests/reproduction
+
 .PHONY: switch-bench
 switch-bench: $(READY)  ## what every switch policy is worth on the recorded runs; fails if the default misses a limit
 	$(BIN)/python -m benchmarks.switch table --runs --check

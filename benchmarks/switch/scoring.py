@@ -41,7 +41,7 @@ DEMANDS = {"remaining_displacement/2": "margin"}
 """The setting that is fitted, where it is not the threshold."""
 GRIDS: Mapping[str, tuple[float, ...]] = {
     "remaining_displacement/1": tuple(0.1 * factor for factor in _FACTORS),
-    "remaining_displacement/2": (5.0, 3.0, 2.5, 2.0, 1.75, 1.5, 1.25, 1.0),
+    "remaining_displacement/2": (5.0, 3.0, 2.5, 2.0, 1.75, 1.5, 1.35, 1.2, 1.1, 1.0),
     "mds_threshold/1": (0.9999, 0.999, 0.995, 0.99, 0.98, 0.97, 0.95, 0.9, 0.85, 0.8),
     "look_back_cosine/1": (1e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3),
     "planned_fraction/1": (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.4, 0.3, 0.2),

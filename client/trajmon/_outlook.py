@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -26,6 +27,7 @@ class Outlook:
         self._run = run
         self._said: set[str] = set()
         self._seen: int = 0
+        self._chosen: float | None = None
         self._sums = self._rate_sums()
 
     def _rate_sums(self) -> RateSums | None:
@@ -49,6 +51,9 @@ class Outlook:
         steps, sums = self._steps(step), None
         if steps is not None and self._sums is not None:
             sums = self._sums.from_step(step)
+            if sums is not None and not _can_be(steps, *sums):
+                # Beyond what float64 can square: a server would refuse them, and the row with them.
+                sums = None
         objective = self._plan.objective
         if steps is None and objective is None:
             return None
@@ -81,20 +86,27 @@ class Outlook:
                     "objective",
                     f"the objective {objective!r} is not among the metrics of the first {_PATIENCE} checkpoints",
                 )
-            return self._plan.tolerance
+            # What was chosen for the last value holds until there is another.
+            return self._chosen if self._plan.tolerance is None else self._plan.tolerance
         self._seen = -1
         if self._plan.tolerance is not None:
             return self._plan.tolerance
         chosen = default_tolerance(value, self._plan.larger_is_better)
-        if chosen is None and self._plan.larger_is_better:
+        if chosen is None and self._plan.larger_is_better and math.isfinite(value):
             self._say_once(
                 "tolerance",
                 f"the objective {objective!r} is {value:g}, not from 0 to 1: say what a switch may cost of it with "
                 "tolerance=, else none is advised",
             )
+        self._chosen = self._chosen if chosen is None else chosen
         return chosen
 
     def _say_once(self, key: str, text: str) -> None:
         if key not in self._said:
             self._said.add(key)
             log.warning("run %r: %s", self._run, text)
+
+
+def _can_be(steps: int, rate_sum: float, rate_squared_sum: float) -> bool:
+    """Whether so many learning rates can have these sums."""
+    return math.isfinite(rate_squared_sum) and rate_sum * rate_sum <= steps * rate_squared_sum * (1 + 1e-6)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import io
 import pickle
+import random
 import time
 import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,7 +31,6 @@ MOST_RATES: Final = 200_000
 SECONDS: Final = 2.0
 _COPY_BYTES: Final = 16 << 20
 _LARGE_TENSOR: Final = 1 << 12
-_LOOKS_AT_CLOCK: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,9 @@ class RateSums:
         spans = np.diff(edges)
         sums = np.zeros((2, len(rates) + 1))
         # From the end: the small rates there keep their digits.
-        for row, values in zip(sums, (rates, rates * rates), strict=True):
-            row[:-1] = np.cumsum((values * spans)[::-1])[::-1]
+        with np.errstate(over="ignore"):
+            for row, values in zip(sums, (rates, rates * rates), strict=True):
+                row[:-1] = np.cumsum((values * spans)[::-1])[::-1]
         return cls(start, width, stop, rates, sums)
 
     def from_step(self, step: int) -> tuple[float, float] | None:
@@ -85,9 +87,24 @@ def rates_ahead(source: Callable[[int], float] | LRScheduler, width: int, stop: 
 
     ValueError, with the reason in words, where that cannot be told; whatever the function or the scheduler raises.
     """
-    if not callable(source) or hasattr(source, "get_last_lr"):
-        return _of_scheduler(_unwrapped(source), width, stop)
-    return _of_function(source, 0, width, stop)
+    with _random_numbers_kept():
+        if not callable(source) or hasattr(source, "get_last_lr"):
+            return _of_scheduler(_unwrapped(source), width, stop)
+        return _of_function(source, 0, width, stop)
+
+
+@contextmanager
+def _random_numbers_kept() -> Iterator[None]:
+    """A schedule may draw random numbers; training is to draw those that it would have drawn."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 # the user's own generator
+    # Of the CPU and, where it is in use, of every CUDA device.
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call] # torch
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
 
 
 def _of_function(rate: Callable[[int], float], first: int, width: int, stop: int) -> RateSums:
@@ -95,7 +112,8 @@ def _of_function(rate: Callable[[int], float], first: int, width: int, stop: int
     stride = -(-count // MOST_RATES)
     # In the middle of what each stands for.
     places = range(first + (stride - 1) // 2, first + (stride - 1) // 2 + count, stride)
-    asked = _in_time(float(rate(place)) for place in places)
+    last = first + count - 1
+    asked = _in_time(float(rate(min(place, last))) for place in places)
     return RateSums.of(first * width, width * stride, stop, np.array(asked, dtype=np.float64))
 
 
@@ -146,7 +164,7 @@ def _in_time(rates: Iterable[float]) -> list[float]:
     deadline, found = time.monotonic() + SECONDS, []
     for rate in rates:
         found.append(rate)
-        if len(found) % _LOOKS_AT_CLOCK == 0 and time.monotonic() > deadline:
+        if time.monotonic() > deadline:
             raise ValueError(
                 f"going through the schedule takes longer than {SECONDS:g} s; give a quicker function of the step"
             )
@@ -204,8 +222,11 @@ class _Outward(pickle.Pickler):
         # Wrappers of optimizers are not always optimizers themselves.
         if obj is self._optimizer or isinstance(obj, Optimizer):
             return 0
-        if isinstance(obj, nn.Module) or (isinstance(obj, torch.Tensor) and obj.numel() > _LARGE_TENSOR):
-            raise ValueError("the scheduler holds a model; give a function of the step")
+        is_large = (isinstance(obj, torch.Tensor) and obj.numel() > _LARGE_TENSOR) or (
+            isinstance(obj, np.ndarray) and obj.size > _COPY_BYTES // 8
+        )
+        if isinstance(obj, nn.Module) or is_large:
+            raise ValueError("the scheduler holds a model or data; give a function of the step")
         if isinstance(obj, types.FunctionType | types.BuiltinFunctionType | type):
             self._shared.append(obj)
             return len(self._shared) - 1

@@ -13,6 +13,7 @@ import numpy as np
 from trajmon_protos.record import LayerStatus, Row
 from trajmon_protos.v1 import types_pb2
 from trajmon_server.signals.base import Ahead
+from trajmon_server.signals.outcomes import share_floor
 
 __all__ = ["CheckpointMeta", "Group", "Layer", "Plan", "RunDescription", "has_holes"]
 
@@ -168,9 +169,18 @@ class CheckpointMeta:
 
     @property
     def objective(self) -> float:
-        """What training is for, smaller is better; NaN where not told."""
-        value = self.metrics.get(self.plan.objective, math.nan)
+        """What training is for, smaller is better; NaN where not told, Inf where it is not a number."""
+        value = self.metrics.get(self.plan.objective)
+        if value is None:
+            return math.nan
+        if math.isnan(value):
+            return math.inf
         return 1.0 - value if self.plan.larger_is_better else value
+
+    @property
+    def objective_floor(self) -> float:
+        """Under which the objective cannot fall, as far as the plan tells."""
+        return share_floor(self.plan.objective_tolerance) if self.plan.larger_is_better else -math.inf
 
     @property
     def is_norm_only(self) -> bool:

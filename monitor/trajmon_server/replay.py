@@ -15,7 +15,7 @@ from trajmon_server.hallmarks.stream_lags import lagged_dots
 from trajmon_server.recording import Recording, ReplayError, load
 from trajmon_server.signals.base import Advice, Ahead, GroupObservation, Observation, Policy
 from trajmon_server.signals.observing import observe, observe_group
-from trajmon_server.signals.outcomes import Score, score
+from trajmon_server.signals.outcomes import Score, score, share_floor
 from trajmon_server.signals.policies import make_policy
 
 __all__ = ["ReplayError", "advices", "first_switch", "observations", "replay", "replay_recording", "scores"]
@@ -97,7 +97,7 @@ def _seen(recording: Recording, with_plan: bool) -> Iterator[tuple[Observation, 
         row = _row(network, t)
         stream_state = stream.update(stream_state, row)
         hallmarks = stream.latest(stream_state)
-        objective, tolerance = _objective(recording, t)
+        objective, floor, tolerance = _objective(recording, t)
         told = observe(
             checkpoint=t,
             previous=t - 1 if t else None,
@@ -110,6 +110,7 @@ def _seen(recording: Recording, with_plan: bool) -> Iterator[tuple[Observation, 
             hallmarks=hallmarks,
             groups={name: series[t] for name, series in groups.items()},
             objective=objective,
+            objective_floor=floor,
             objective_tolerance=tolerance,
             ahead=_ahead(recording, t) if with_plan else None,
         )
@@ -155,14 +156,19 @@ def _ahead(recording: Recording, t: int) -> Ahead:
     return Ahead(left, float((rates * spans).sum()), float((rates * rates * spans).sum()))
 
 
-def _objective(recording: Recording, t: int) -> tuple[float, float]:
-    """What training is for, smaller is better, and how much of it a switch may cost; NaN where not known."""
+def _objective(recording: Recording, t: int) -> tuple[float, float, float]:
+    """What training is for, smaller is better, where it ends, and how much of it a switch may cost.
+
+    NaN, -Inf and NaN where not known.
+    """
     if recording.metric is None or recording.delta is None:
-        return math.nan, math.nan
+        return math.nan, -math.inf, math.nan
     known = recording.metric[np.isfinite(recording.metric)]
-    # An accuracy as one minus it, a negative loss as the loss.
-    best = 1.0 if known.size and known.min() >= 0 else 0.0
-    return best - float(recording.metric[t]), recording.delta
+    value = float(recording.metric[t])
+    if known.size and known.max() <= 0:
+        # A loss with its sign turned.
+        return -value, -math.inf, recording.delta
+    return 1.0 - value, share_floor(recording.delta), recording.delta
 
 
 def _json_numbers(numbers: Mapping[str, float]) -> dict[str, float | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import random
 import time
 from collections.abc import Callable
 from dataclasses import fields
@@ -187,10 +188,10 @@ def broken(step: int) -> float:
             lambda o: kinds.ReduceLROnPlateau(o),
             "the rates of ReduceLROnPlateau follow a metric and are not known ahead",
         ),
-        (lambda o: Holding(o, nn.Linear(2, 2)), "the scheduler holds a model; give a function of the step"),
+        (lambda o: Holding(o, nn.Linear(2, 2)), "the scheduler holds a model or data; give a function of the step"),
         (
             lambda o: Holding(o, torch.zeros(10_000)),
-            "the scheduler holds a model; give a function of the step",
+            "the scheduler holds a model or data; give a function of the step",
         ),
         (
             lambda o: Holding(o, [bytes(1 << 22)] * 2 + [bytearray(1 << 24)]),
@@ -308,3 +309,68 @@ def test_a_plan_ahead_goes_through_json() -> None:
         assert PlanAhead.from_json({name: getattr(one, name) for name in one.__slots__}) == one
     with pytest.raises(KeyError):
         PlanAhead.from_json({"steps": 7})
+
+
+def test_walking_a_schedule_draws_no_random_number_of_the_training() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1)
+
+    def noisy(_: int) -> float:
+        return 1.0 + 0.1 * random.random() + 0.1 * float(torch.rand(()))
+
+    before = random.getstate(), torch.get_rng_state()
+    rates_ahead(kinds.LambdaLR(optimizer, lambda step: 1.0 if step == 0 else noisy(step)), 1, STOP)
+    assert random.getstate() == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])
+
+
+def test_a_slow_schedule_is_left_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_rates, "SECONDS", 0.05)
+    asked = []
+
+    def slow(step: int) -> float:
+        asked.append(step)
+        time.sleep(0.03)
+        return 0.1
+
+    with pytest.raises(ValueError, match="takes longer than"):
+        rates_ahead(slow, 1, 200)
+    assert len(asked) <= 3
+
+
+def test_the_last_of_many_rates_is_not_asked_for_past_the_end() -> None:
+    total = 2 * _rates.MOST_RATES + 3
+    sums = rates_ahead(lambda step: 0.1 * (1 - step / (total - 1)), 1, total)
+    found = sums.from_step(0)
+    assert found is not None
+    assert found[0] == pytest.approx(0.05 * total, rel=1e-4)
+
+
+def test_sums_that_float64_cannot_square_are_left_out_of_what_is_told() -> None:
+    outlook = Outlook(trajmon.Plan(total_steps=9000, learning_rate=lambda s: 0.1 * 0.95**s), "a")
+    told = [outlook.ahead(step, {}) for step in range(0, 9000, 7)]
+    for one in told:
+        assert one is not None
+        if one.rate_sum is not None and one.rate_squared_sum is not None and one.steps is not None:
+            assert one.rate_sum**2 <= one.steps * one.rate_squared_sum * (1 + 1e-6)
+    assert told[0] is not None
+    assert told[0].rate_sum is not None
+    huge = Outlook(trajmon.Plan(total_steps=9, learning_rate=lambda _: 1e155), "a").ahead(1, {})
+    assert huge == PlanAhead(steps=8)
+
+
+def test_a_chosen_tolerance_holds_where_the_objective_is_not_given() -> None:
+    outlook = Outlook(trajmon.Plan(objective="acc", larger_is_better=True), "a")
+    first = outlook.ahead(1, {"acc": 0.5})
+    assert first is not None
+    assert first.tolerance == 0.01
+    after = outlook.ahead(2, {})
+    assert after is not None
+    assert after.tolerance == 0.01
+
+
+def test_a_metric_that_is_nan_does_not_use_up_the_warning(caplog: pytest.LogCaptureFixture) -> None:
+    outlook = Outlook(trajmon.Plan(objective="acc", larger_is_better=True), "a")
+    outlook.ahead(1, {"acc": math.nan})
+    assert not caplog.records
+    outlook.ahead(2, {"acc": 70.0})
+    assert "not from 0 to 1" in caplog.text

@@ -139,6 +139,7 @@ def advance(
         hallmarks=hallmarks[network],
         groups=scopes,
         objective=meta.objective,
+        objective_floor=meta.objective_floor,
         objective_tolerance=meta.plan.objective_tolerance,
         ahead=meta.plan.ahead,
     )

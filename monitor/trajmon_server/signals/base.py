@@ -96,7 +96,9 @@ class Observation:
     """⟨θ_t−θ_{t−1}, θ_{t−k}−θ_{t−k−1}⟩ for k in LAGS; empty where they are not given, NaN where undefined."""
     objective: float = math.nan
     """What training is for, smaller is better: a loss, or one minus a metric of which more is better, as an accuracy;
-    NaN where not given. One that is never negative is taken to end at 0."""
+    NaN where not given, Inf where it was given as NaN."""
+    objective_floor: float = -math.inf
+    """Under which it cannot fall; -Inf where that is not known."""
     objective_tolerance: float = math.nan
     """How much of it a switch may cost, in its own unit; NaN where not given."""
     ahead: Ahead | None = None

@@ -30,12 +30,14 @@ class Gain:
     """Upper end of its interval."""
 
 
-def expected_gain(points: Sequence[tuple[float, float]], ahead: float, doubt: float) -> Gain | None:
+def expected_gain(
+    points: Sequence[tuple[float, float]], ahead: float, doubt: float, floor: float = -math.inf
+) -> Gain | None:
     """The fall over `ahead`, from the line through (distance back, objective), oldest first, by least squares.
 
-    `doubt` is how many standard errors of the slope the upper end lies above. Where no objective is negative, as with
-    losses and error rates, it cannot fall by more than the newest of them. None for fewer than LEAST_POINTS, where the
-    distances are all the same, and where a number leaves float64.
+    `doubt` is how many standard errors of the slope the upper end lies above. It cannot fall from the newest of them to
+    under `floor`. None for fewer than LEAST_POINTS, where the distances are all the same, and where a number leaves
+    float64.
 
     >>> falling = [(0.1 * back, 1.0 + 0.05 * back) for back in range(8)]  # it fell by 0.5 a unit of distance
     >>> round(expected_gain(falling, ahead=0.2, doubt=2.0).expected, 6)
@@ -59,5 +61,5 @@ def expected_gain(points: Sequence[tuple[float, float]], ahead: float, doubt: fl
     high = expected + doubt * error * ahead
     if not math.isfinite(high):
         return None
-    most = points[-1][1] if min(objective for _, objective in points) >= 0 else math.inf
+    most = max(points[-1][1] - floor, 0.0)
     return Gain(min(expected, most), min(high, most))

@@ -36,6 +36,7 @@ def observe(
     hallmarks: Mapping[str, float],
     groups: Mapping[str, GroupObservation],
     objective: float,
+    objective_floor: float,
     objective_tolerance: float,
     ahead: Ahead | None,
 ) -> Observation:
@@ -60,6 +61,7 @@ def observe(
         norm_squared=norm_squared,
         lagged_dots=network.lagged_dots,
         objective=objective,
+        objective_floor=objective_floor,
         objective_tolerance=objective_tolerance,
         ahead=ahead,
         groups=groups,

@@ -10,7 +10,21 @@ import math
 from bisect import bisect_left
 from dataclasses import dataclass
 
-__all__ = ["Outcomes", "Score", "score"]
+__all__ = ["Outcomes", "Score", "score", "share_floor"]
+
+_POINTS = 0.05
+"""A switch that may cost more of a metric than this is of one that does not end at 1."""
+
+
+def share_floor(tolerance: float) -> float:
+    """Where one minus a metric ends of which more is better: at 0 if the metric is a share, as an accuracy.
+
+    What a switch may cost tells shares from percentages and scores: -Inf for those, and where it is not known.
+
+    >>> share_floor(0.01), share_floor(1.0)
+    (0.0, -inf)
+    """
+    return 0.0 if 0 <= tolerance <= _POINTS else -math.inf
 
 
 @dataclass(frozen=True, slots=True)

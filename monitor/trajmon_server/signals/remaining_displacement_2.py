@@ -10,7 +10,8 @@ As :mod:`remaining_displacement`, and besides:
   objective, the displacement alone decides: it has to be under `blind_threshold`, or, where no plan is known either
   and the forecast is of a run twice as long, under `unplanned_threshold`.
 * **Noise.** At a high learning rate the parameters carry noise that a switch would freeze. While the rates ahead are
-  on average under `rate_fall` of the current one, the fall is waited for; after one, a forecast needs `settling`
+  on average under `rate_fall` of the current one, the fall is waited for (one that lies far ahead is not seen in that
+  average); after one, a forecast needs `settling`
   updates at about the new rate.
 * **The interval.** A switch needs the *upper* ends; taking it back needs the *lower* end of the displacement over
   `resume_threshold`. Doubt means no switch.
@@ -33,7 +34,7 @@ from trajmon_server.signals.objective import LEAST_POINTS, Gain, expected_gain
 from trajmon_server.signals.track import Track, follow
 from trajmon_server.signals.verdict import Verdict, interrupt, judge
 
-__all__ = ["RemainingDisplacement2Policy", "RemainingDisplacement2State", "look_ahead"]
+__all__ = ["RemainingDisplacement2Policy", "RemainingDisplacement2State", "look_ahead", "rate_behind"]
 
 _SAME_RATE = 3.0
 """Rates within this factor of each other count as about the same."""
@@ -67,7 +68,10 @@ class Reached:
         """The level of the last three, the scatter of all; None for fewer, or if one is not finite."""
         if len(objectives) < _LEVEL or not all(map(math.isfinite, objectives)):
             return None
-        return cls(statistics.fmean(objectives[-_LEVEL:]), statistics.pstdev(objectives))
+        try:
+            return cls(statistics.fmean(objectives[-_LEVEL:]), statistics.pstdev(objectives))
+        except OverflowError:
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,10 @@ class RemainingDisplacement2State:
     """The objective when the switch that is in force was advised; None without one."""
     ahead: Ahead | None = None
     """The plan as of the checkpoint before."""
+    has_rate: bool = False
+    """Whether the learning rate of the last update was known."""
+    silent: int = 0
+    """Checkpoints since the objective was measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +174,7 @@ class RemainingDisplacement2Policy:
             verdict, word = judge(state.verdict, settled=False, moving=True, confirmations=self.confirmations)
             reason = f"{_worse_sentence(rise)} {problem}"
             advice = Advice(
-                word, observation.checkpoint, evidence | {"objective_rise": rise}, reason, self.name
+                word, observation.checkpoint, evidence | finite(objective_rise=rise), reason, self.name
             )
             return replace(_forgetful(followed), verdict=verdict, reached=None), advice
         interrupted = replace(followed, verdict=interrupt(state.verdict))
@@ -180,21 +188,26 @@ class RemainingDisplacement2Policy:
 
     def _remember(self, state: RemainingDisplacement2State, seen: Observation) -> RemainingDisplacement2State:
         told = state.told or not math.isnan(seen.objective)
+        nothing = replace(
+            state,
+            recent=(),
+            rate_sum=0.0,
+            rate_squared_sum=0.0,
+            milestones=(),
+            told=told,
+            ahead=seen.ahead,
+            has_rate=seen.learning_rate is not None,
+        )
         if not state.track.unbroken:
-            nothing = replace(
-                state,
-                recent=(),
-                rate_sum=0.0,
-                rate_squared_sum=0.0,
-                milestones=(),
-                told=told,
-                ahead=seen.ahead,
-            )
             return self._with_milestone(nothing, seen)
         update = _update_of(state.track, seen, state.ahead)
+        # Distances in another unit, or in none, cannot be added to those before.
+        if not 0 < update.rate < math.inf or (state.recent and nothing.has_rate != state.has_rate):
+            return self._with_milestone(replace(nothing, recent=(update,)), seen)
         further = replace(
             state,
             ahead=seen.ahead,
+            has_rate=nothing.has_rate,
             recent=(*state.recent, update)[-self.window :],
             rate_sum=state.rate_sum + update.rate * update.steps,
             rate_squared_sum=state.rate_squared_sum + update.rate * update.rate * update.steps,
@@ -205,10 +218,13 @@ class RemainingDisplacement2Policy:
     def _with_milestone(
         self, state: RemainingDisplacement2State, seen: Observation
     ) -> RemainingDisplacement2State:
-        if math.isnan(seen.objective):
-            return state
+        last = state.milestones[-1].objective if state.milestones else math.nan
+        # The last value handed over again is no measurement, unless it is the best there can be.
+        is_repeated = seen.objective == last and seen.objective_floor < last < math.inf
+        if math.isnan(seen.objective) or is_repeated:
+            return replace(state, silent=state.silent + 1)
         milestone = Milestone(state.rate_sum, state.rate_squared_sum, seen.objective)
-        return replace(state, milestones=(*state.milestones, milestone)[-self.objectives :])
+        return replace(state, milestones=(*state.milestones, milestone)[-self.objectives :], silent=0)
 
     def _not_yet(self, recent: tuple[ScopeUpdate, ...], seen: Observation) -> str | None:
         if len(recent) < self.window:
@@ -231,7 +247,7 @@ class RemainingDisplacement2Policy:
         steady: int,
         evidence: dict[str, float],
     ) -> tuple[RemainingDisplacement2State, Advice]:
-        gain = self._gain(state, outlook)
+        gain = self._gain(state, outlook, seen.objective_floor)
         threshold = self._threshold(state, seen)
         fall = _rates_ahead(seen, state.recent[-1].rate, horizon)
         missing = self._missing(state, seen, outlook, gain, steady, fall)
@@ -274,7 +290,7 @@ class RemainingDisplacement2Policy:
             return self.threshold
         return self.unplanned_threshold if seen.ahead is None else self.blind_threshold
 
-    def _gain(self, state: RemainingDisplacement2State, outlook: Forecast) -> Gain | None:
+    def _gain(self, state: RemainingDisplacement2State, outlook: Forecast, floor: float) -> Gain | None:
         points = [
             (
                 outlook.over(
@@ -284,7 +300,7 @@ class RemainingDisplacement2Policy:
             )
             for one in state.milestones
         ]
-        return expected_gain(points, outlook.remaining, self.gain_doubt)
+        return expected_gain(points, outlook.remaining, self.gain_doubt, floor)
 
     def _missing(
         self,
@@ -309,6 +325,8 @@ class RemainingDisplacement2Policy:
             return f"The learning rate has just changed: a switch needs {self.settling} updates at about the new one."
         if not state.told:
             return None
+        if state.silent > self.window:
+            return f"The objective has not been measured for {state.silent} checkpoints."
         if gain is None or not seen.objective_tolerance > 0:
             return (
                 f"How far the objective still falls is not known: that takes {LEAST_POINTS} of its last values, "
@@ -357,11 +375,11 @@ def _rates_ahead(seen: Observation, rate: float, horizon: Horizon) -> float:
 
 
 def _update_of(track: Track, seen: Observation, before: Ahead | None) -> ScopeUpdate:
-    rate = _rate_behind(track, seen, before)
+    rate = rate_behind(track, seen, before)
     return ScopeUpdate(seen.update_squared, seen.update_dot, seen.lagged_dots, rate, track.steps)
 
 
-def _rate_behind(track: Track, seen: Observation, before: Ahead | None) -> float:
+def rate_behind(track: Track, seen: Observation, before: Ahead | None) -> float:
     """Mean learning rate of the update; 1 where none is known.
 
     Out of what two plans have ahead, if they are of the same schedule: the rate in force at a checkpoint is the next
@@ -372,9 +390,12 @@ def _rate_behind(track: Track, seen: Observation, before: Ahead | None) -> float
     if not 0 <= seen.learning_rate < math.inf or before is None or seen.ahead is None:
         return seen.learning_rate
     if before.steps - seen.ahead.steps == track.steps:
-        mean = (before.rate_sum - seen.ahead.rate_sum) / track.steps
-        if 0 < mean < math.inf:
-            return mean
+        total = before.rate_sum - seen.ahead.rate_sum
+        squares = before.rate_squared_sum - seen.ahead.rate_squared_sum
+        slack = _ROUNDING * (track.steps * (squares + before.rate_squared_sum * _ROUNDING))
+        # Sums that no rates can have come of two plans: the schedule was changed between them.
+        if 0 < total < math.inf and total * total <= track.steps * squares + slack:
+            return total / track.steps
     return seen.learning_rate
 
 

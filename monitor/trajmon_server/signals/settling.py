@@ -10,9 +10,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from trajmon_server.signals.base import LAGS, Observation
+from trajmon_server.signals.base import LAGS, Ahead, Observation
 from trajmon_server.signals.forecast import Forecast, ScopeUpdate, forecast
-from trajmon_server.signals.remaining_displacement_2 import look_ahead
+from trajmon_server.signals.remaining_displacement_2 import look_ahead, rate_behind
 from trajmon_server.signals.track import Track, follow
 
 __all__ = ["GroupSettling", "SettlingState", "init", "order", "update"]
@@ -39,6 +39,8 @@ class SettlingState:
 
     track: Track = field(default_factory=Track)
     groups: Mapping[str, GroupSettling] = field(default_factory=dict)
+    ahead: Ahead | None = None
+    """The plan as of the checkpoint before."""
 
 
 def init() -> SettlingState:
@@ -50,8 +52,8 @@ def update(state: SettlingState, seen: Observation) -> SettlingState:
     """With one more checkpoint. After broken data no group is settled until a whole window is there again."""
     track, problem = follow(state.track, seen)
     if problem is not None or not track.unbroken:
-        return SettlingState(track, {})
-    rate = 1.0 if seen.learning_rate is None else seen.learning_rate
+        return SettlingState(track, {}, seen.ahead)
+    rate = rate_behind(track, seen, state.ahead)
     usable = 0 < rate < math.inf and (seen.ahead is None or seen.ahead.is_possible)
     foreseen = seen.ahead is not None and math.isfinite(seen.ahead.rate_sum)
     groups = {}
@@ -62,7 +64,11 @@ def update(state: SettlingState, seen: Observation) -> SettlingState:
         moves = usable and group.update_squared > 0
         moved = replace(before, recent=(*before.recent, one)[-WINDOW:] if moves else ())
         outlook = None
-        rises = bool(moved.recent) and not foreseen and rate > min(update.rate for update in moved.recent)
+        rises = (
+            bool(moved.recent)
+            and not foreseen
+            and rate > min(update.rate for update in moved.recent) * (1 + 1e-6)
+        )
         if len(moved.recent) == WINDOW and not rises:
             horizon = look_ahead(track, seen, rate)
             outlook = forecast(moved.recent, group.displacement_squared, horizon, DOUBT)
@@ -71,7 +77,7 @@ def update(state: SettlingState, seen: Observation) -> SettlingState:
         if settled and since is None:
             since = seen.checkpoint
         groups[name] = replace(moved, outlook=outlook, settled_since=since)
-    return SettlingState(track, groups)
+    return SettlingState(track, groups, seen.ahead)
 
 
 def order(state: SettlingState) -> tuple[str, ...]:

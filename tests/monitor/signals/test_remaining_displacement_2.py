@@ -39,7 +39,15 @@ def told(
     seen: list[Observation], objective: Callable[[int], float] = lambda _: 0.5, tolerance: float = 0.01
 ) -> list[Observation]:
     """The same with an objective by checkpoint; at rest unless said otherwise."""
-    return [replace(one, objective=objective(one.checkpoint), objective_tolerance=tolerance) for one in seen]
+    # No two measurements have the same bits.
+    return [
+        replace(
+            one,
+            objective=objective(one.checkpoint) + 1e-12 * (one.checkpoint % 11),
+            objective_tolerance=tolerance,
+        )
+        for one in seen
+    ]
 
 
 @pytest.fixture
@@ -235,13 +243,90 @@ def test_an_objective_that_still_falls_holds_a_switch_back() -> None:
     assert first(follow(told(slowing(), lambda t: 1.0 + 0.001 * t))) == first(follow(told(slowing())))
 
 
-def test_an_objective_of_nothing_but_positive_values_ends_at_zero() -> None:
-    # It fell to 0.004 at 12: as a line there is more than that to gain until 25, and there cannot be.
-    said = follow(told(slowing(), lambda t: 0.5 if t < 12 else 0.004))
-    assert said[15].evidence["expected_gain"] == said[15].evidence["expected_gain_high"] == 0.004
-    assert first(said) == first(follow(told(slowing())))
-    # The same, lower by one: nothing says where it ends.
-    assert (first(follow(told(slowing(), lambda t: (0.5 if t < 12 else 0.004) - 1.0))) or 41) > 20
+def test_an_objective_does_not_fall_under_its_floor() -> None:
+    # It fell to 0.004 at 12: as a line there is more than that to gain until 25.
+    fell = told(slowing(), lambda t: 0.5 if t < 12 else 0.004)
+    bounded = follow([replace(one, objective_floor=0.0) for one in fell])
+    assert bounded[16].evidence["expected_gain"] == pytest.approx(0.004, rel=1e-6)
+    assert bounded[16].evidence["expected_gain_high"] == pytest.approx(0.004, rel=1e-6)
+    assert first(bounded) == first(follow(told(slowing())))
+    # Where nothing says that it ends there, it may fall on.
+    assert (first(follow(fell)) or 41) > 20
+    # At the floor the same value again is a measurement: there is nothing better.
+    perfect = [replace(one, objective=0.0, objective_floor=0.0) for one in fell]
+    assert first(follow(perfect)) == first(follow(told(slowing())))
+
+
+def test_a_value_handed_over_again_is_no_measurement() -> None:
+    """As by trainers that evaluate once an epoch, and are asked for their newest metrics more often."""
+    measured = told(slowing(), lambda t: 2.0 - 0.02 * t)
+    for period in (2, 5, 10, 20):
+        rare = [
+            replace(one, objective=measured[one.checkpoint // period * period].objective) for one in measured
+        ]
+        assert first(follow(rare)) is None, period
+    dead = [replace(one, objective=2.3) for one in measured]
+    assert first(follow(dead)) is None
+    # One that stands out is no rise, however often it is handed over.
+    calm = told(slowing(), lambda t: 0.5)
+    stuck = [replace(one, objective=0.9) if 30 <= one.checkpoint < 33 else one for one in calm]
+    assert "resume" not in words(follow(stuck))
+
+
+def test_an_objective_that_is_no_longer_measured_is_no_ground_for_a_switch() -> None:
+    calm = told(slowing(), lambda t: 0.5)
+    silent = [replace(one, objective=math.nan) if one.checkpoint > 12 else one for one in calm]
+    # Little enough displacement is ahead from 21 on only: eight checkpoints without a measurement too late.
+    small = {"threshold": 0.02, "unplanned_threshold": 0.015, "blind_threshold": 0.01}
+    assert first(follow(calm, **small)) in range(21, 24)
+    said = follow(silent, **small)
+    assert first(said) is None
+    assert said[-1].reason.endswith("The objective has not been measured for 28 checkpoints.")
+
+
+def test_an_objective_that_was_given_as_nan_takes_a_switch_back() -> None:
+    assert "resume" in words(switched_then(lambda _: math.inf))
+
+
+def test_objectives_that_cannot_be_added_up_raise_nothing() -> None:
+    blind = [replace(one, objective=math.nan) for one in told(slowing())]
+    huge = [replace(one, objective=1.7e308 * (-1) ** one.checkpoint) for one in told(slowing())]
+    said = follow([*blind[:25], *huge[25:]], blind_threshold=0.15)
+    assert said[24].switch
+    assert len(said) == 41
+
+
+def test_a_resume_with_other_rates_is_no_learning_rate() -> None:
+    # The plan says 0.1 until the end, then from 30 on 0.05 of the same number of steps.
+    rates = np.r_[np.full(30, 0.1), np.full(30, 0.05)]
+    points = drifting(61, 30, drift=1.0, noise=0.5, seed=0, rates=rates)
+    seen = observed(points, rates)
+    planned = [
+        replace(one, ahead=Ahead(60 - t, (60 - t) * rate, (60 - t) * rate * rate))
+        for t, one in enumerate(seen)
+        for rate in (0.1 if t < 30 else 0.05,)
+    ]
+    falling = told(planned, lambda t: 1.0 - 0.01 * t if t < 30 else 0.7 - 0.005 * (t - 30), tolerance=0.02)
+    for advice in follow(falling):
+        left = (60 - advice.checkpoint) * 0.005
+        assert not advice.switch or left < 0.04, advice
+
+
+def test_where_the_rate_becomes_known_the_objectives_before_do_not_count() -> None:
+    points = drifting(61, 30, drift=1.0, noise=0.5, seed=0, rates=np.full(60, 0.001))
+    seen = [
+        replace(one, learning_rate=None if one.checkpoint < 24 else 0.001)
+        for one in observed(points, np.full(60, 0.001), total=60)
+    ]
+    falling = told(seen, lambda t: 1.0 - 0.01 * t, tolerance=0.02)
+    assert all(not advice.switch or advice.checkpoint >= 57 for advice in follow(falling))
+
+
+def test_one_broken_rate_does_not_silence_it_for_good() -> None:
+    calm = told(slowing())
+    for wild in (math.nan, math.inf, -1.0):
+        broken = [replace(one, learning_rate=wild) if one.checkpoint == 12 else one for one in calm]
+        assert first(follow(broken)) in range(20, 30), wild
 
 
 def test_where_the_scheduler_has_stepped_already_the_plan_says_what_the_rate_was() -> None:
@@ -314,14 +399,14 @@ def test_a_switch_is_taken_back_where_no_forecast_can_be_made() -> None:
     calm = told(slowing(), lambda t: 0.5)[:31]
     # The plan has ended, and the rate rises: there is no forecast, and the objective is worse.
     after = [
-        replace(one, ahead=None, learning_rate=5.0, objective=0.8)
+        replace(one, ahead=None, learning_rate=5.0, objective=0.8 + 1e-6 * one.checkpoint)
         for one in told(slowing(), lambda t: 0.5)[31:]
     ]
     said = follow([*calm, *after])
     assert said[30].switch
     assert words(said)[31:34] == ["unknown", "resume", "unknown"]
     assert "its schedule is not known" in said[32].reason
-    still = [replace(one, objective=0.5) for one in after]
+    still = [replace(one, objective=0.5 + 1e-12 * (one.checkpoint % 3)) for one in after]
     assert set(words(follow([*calm, *still]))[31:38]) == {"unknown"}
 
 
