@@ -188,7 +188,10 @@ def broken(step: int) -> float:
             lambda o: kinds.ReduceLROnPlateau(o),
             "the rates of ReduceLROnPlateau follow a metric and are not known ahead",
         ),
-        (lambda o: Holding(o, nn.Linear(2, 2)), "the scheduler holds a model or data; give a function of the step"),
+        (
+            lambda o: Holding(o, nn.Linear(2, 2)),
+            "the scheduler holds a model or data; give a function of the step",
+        ),
         (
             lambda o: Holding(o, torch.zeros(10_000)),
             "the scheduler holds a model or data; give a function of the step",
