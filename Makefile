@@ -43,10 +43,14 @@ WORKERS ?= 4
 kernels: $(READY)
 	PYTHONPATH=tests $(BIN)/python -m support.compiled
 
-test: $(READY) promtool alertmanager browser deploy-tools kernels  ## all tests and doctests, warnings are errors
-	$(BIN)/python -m pytest --quiet --numprocesses $(WORKERS) --dist loadfile
+test: $(READY) promtool alertmanager browser deploy-tools kernels  ## the tests and doctests, warnings are errors; long-tests are apart
+	$(BIN)/python -m pytest --quiet --numprocesses $(WORKERS) --dist loadfile -m 'not long' --durations 15
 
-check: format lint types imports proto-check deploy-check rules-check test  ## what has to pass before a change goes in
+.PHONY: long-tests
+long-tests: $(READY) deploy-tools kernels  ## tests that start many processes for one answer: some minutes
+	$(BIN)/python -m pytest --quiet --numprocesses $(WORKERS) --dist loadfile -m long
+
+check: format lint types imports proto-check deploy-check rules-check test long-tests  ## what has to pass before a change goes in
 
 format: $(READY)
 	$(BIN)/ruff format --check .

@@ -29,6 +29,8 @@ from support.rows import SyntheticRun
 from support.server import Client
 from support.web import Web
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "deploy" / "container" / "Dockerfile"
 UID = 10001

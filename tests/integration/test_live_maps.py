@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from support.live import read_while_training
 from support.server import ServerProcess
+
+pytestmark = pytest.mark.long
 
 
 def test_a_reader_beside_a_live_training(server: ServerProcess, tmp_path: Path) -> None:

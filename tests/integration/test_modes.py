@@ -26,6 +26,8 @@ from trajmon_protos.sketch import default_bins
 from trajmon_protos.sketch_record import spec_message
 from trajmon_protos.v1 import ingest_pb2
 
+pytestmark = pytest.mark.long
+
 CLOSE_SECONDS = 60.0
 CHECKPOINTS = 30
 FEATURES, WIDTH, CLASSES = 64, 256, 10

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from support.server import ServerProcess
 from support.sharded import STEPS, assert_map_is, report, torchrun, truth_of, watched
+
+pytestmark = pytest.mark.long
 
 KINDS = ("ddp", "fsdp2_bf16", "tp")
 

@@ -117,6 +117,7 @@ def test_metrics_and_epochs_come_from_the_trainer(runs: Runs, tmp_path: Path) ->
     assert module.losses[-1] == pytest.approx(float(trainer.callback_metrics["loss"]))
 
 
+@pytest.mark.long
 def test_a_training_without_a_name_goes_on_from_an_epochs_end(runs: Runs, tmp_path: Path) -> None:
     saved = ModelCheckpoint(tmp_path / "saved", filename="{epoch}", save_top_k=-1)
     fit(tmp_path, [watching(None), saved], max_epochs=2)
@@ -129,6 +130,7 @@ def test_a_training_without_a_name_goes_on_from_an_epochs_end(runs: Runs, tmp_pa
     assert not any(point.superseded for point in points), "nothing is repeated"
 
 
+@pytest.mark.long
 def test_the_same_trainer_goes_on(runs: Runs, tmp_path: Path) -> None:
     callback = watching("goes-on", every=20)
     trainer, module = fit(tmp_path, [callback], max_steps=40)
@@ -175,6 +177,7 @@ def test_two_optimizers_miss_no_checkpoint(runs: Runs, tmp_path: Path) -> None:
     assert steps(runs.points("two", 5)) == [0, 6, 10, 16, 20]
 
 
+@pytest.mark.long
 def test_another_schedule_after_a_resume_leaves_no_wrong_path(runs: Runs, tmp_path: Path) -> None:
     fit(tmp_path, [watching("schedule", every=20), saving(tmp_path, 50)], max_steps=90)
     fit(tmp_path, [watching("schedule", every=45)], tmp_path / "saved" / "step=50.ckpt", max_steps=100)
@@ -222,6 +225,7 @@ def test_advice_reaches_the_callback_and_what_it_raises_does_not_reach_training(
     assert "the user's own mistake" in caplog.text
 
 
+@pytest.mark.long
 def test_a_new_training_under_an_old_name_is_another_run(
     runs: Runs, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -289,6 +293,7 @@ def test_a_model_that_changes_goes_on_unwatched(runs: Runs, tmp_path: Path) -> N
     assert steps(runs.points("grows", 3)) == [0, 10, 20]
 
 
+@pytest.mark.long
 def test_a_resume_with_another_model_trains_unwatched(runs: Runs, tmp_path: Path) -> None:
     fit(tmp_path, [watching("model", every=10), saving(tmp_path, 20)], max_steps=20)
     callback = watching("model", every=10, resume="must")
@@ -302,6 +307,7 @@ def test_a_resume_with_another_model_trains_unwatched(runs: Runs, tmp_path: Path
     assert steps(runs.points("model", 3)) == [0, 10, 20]
 
 
+@pytest.mark.long
 def test_a_damaged_state_costs_the_name_and_no_more(
     runs: Runs, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

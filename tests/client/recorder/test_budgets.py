@@ -22,6 +22,8 @@ from trajmon.rundir import RunDir
 from trajmon.snapshots.format import HEAD_BYTES
 from trajmon.snapshots.store import SnapshotStore
 
+pytestmark = pytest.mark.long
+
 SIDE = 64
 FILE_BYTES = 4 * SIDE * SIDE + HEAD_BYTES
 

@@ -13,6 +13,8 @@ import pytest
 
 from client.sharding import ranks  # noqa: TID251 # tests/client, on the path of the tests
 
+pytestmark = pytest.mark.long
+
 RANK_PROGRAM = Path(__file__).with_name("ranks.py")
 
 

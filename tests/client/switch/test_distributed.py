@@ -13,6 +13,8 @@ import pytest
 
 from client.switch.networks import NORM, OTHERS  # noqa: TID251 # tests/client, on the path of the tests
 
+pytestmark = pytest.mark.long
+
 TESTS = Path(__file__).parents[2]
 PROGRAM = Path(__file__).parent / "programs" / "distributed_freeze.py"
 WORLD = 2

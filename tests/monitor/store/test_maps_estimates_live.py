@@ -20,6 +20,8 @@ from trajmon_protos.record import Row
 from trajmon_server.store.estimates import RowEstimates
 from trajmon_server.store.maps import MapStore
 
+pytestmark = pytest.mark.long
+
 PROGRAMS = Path(__file__).parent / "programs"
 TESTS = Path(__file__).parents[2]
 

@@ -23,6 +23,8 @@ from trajmon_server.store.base import Journal
 from trajmon_server.store.layout import RunShape
 from trajmon_server.store.maps import MapStore, PublishRow
 
+pytestmark = pytest.mark.long
+
 PROGRAMS = Path(__file__).parent / "programs"
 RowMaker = Callable[..., Row]
 TrueGram = Callable[[int, int], NDArray[np.float64]]
