@@ -110,7 +110,8 @@ def next_switch_point(
     >>> sorted(tried)
     [1, 3, 6, 10, 11, 12, 15, 21, 28, 35]
     """
-    coarse = sorted({max(1, round(last * fraction)) for fraction in _COARSE}, reverse=True)
+    latest = max(last - 1, 1)
+    coarse = sorted({min(max(1, round(last * fraction)), latest) for fraction in _COARSE}, reverse=True)
     for point in coarse:
         if point not in finals:
             return point
