@@ -207,14 +207,22 @@ def usable(name: str, last: list[Observation]) -> bool:
 
 
 def objective_known(history: list[Observation]) -> bool:
-    """Whether enough objectives are known on the unbroken path to the end, all finite, and what a switch may cost."""
+    """Whether enough objectives are known on the unbroken path to the end, and what a switch may cost.
+
+    They are finite since the last learning rate that is none: across it there is no distance.
+    """
     path = [history[-1]]
+    rated = True
+    since = 1
     for before, seen in zip(history[-2::-1], history[:0:-1], strict=True):
         if not sound(seen, before):
             break
+        rated = rated and seen.learning_rate is not None and 0 < seen.learning_rate < math.inf
         path.append(before)
+        since += rated
     known = [one.objective for one in path if not math.isnan(one.objective)]
-    return len(known) >= 6 and all(map(math.isfinite, known)) and history[-1].objective_tolerance > 0
+    lately = [one.objective for one in path[:since] if not math.isnan(one.objective)]
+    return len(known) >= 6 and all(map(math.isfinite, lately)) and history[-1].objective_tolerance > 0
 
 
 def fresh(seen: Observation) -> bool:
