@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.paper.files import read_json
+from benchmarks._files import read_json
 
 from trajmon.local_server import ensure_local_server, find_server
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks._files import read_json, write_whole
 from benchmarks.paper import experiments
 from benchmarks.paper.experiment import Findings
-from benchmarks.paper.files import read_json, write_whole
 
 __all__ = ["Kept", "read_kept", "sources_digest", "write_kept"]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from benchmarks._files import write_whole
 from benchmarks.paper.experiment import Verdict
-from benchmarks.paper.files import write_whole
 from benchmarks.paper.kept import Kept
 
 __all__ = ["LARGEST_FIGURE_BYTES", "anchor", "figure_name", "page", "write_report"]

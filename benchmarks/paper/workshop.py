@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from benchmarks.paper.files import read_json, write_whole
+from benchmarks._files import read_json, write_whole
 from torch import nn
 
 import trajmon

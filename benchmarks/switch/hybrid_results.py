@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks._files import write_whole
 from benchmarks.switch.hybrid_live import Event, plan_of
 from benchmarks.switch.hybrid_ways import Held, Way
 from benchmarks.switch.recipes import Recipe
 from benchmarks.switch.tasks import Score
-from benchmarks.switch.workshop import write_whole
 
 from trajmon_server.signals.policies import DEFAULT, make_policy, settings_of
 

@@ -42,11 +42,11 @@ from typing import Any
 import numpy as np
 import sklearn
 import torch
+from benchmarks._files import write_whole
 from benchmarks.switch.gram import gram_of_states
 from benchmarks.switch.outcomes import Outcome, allowed_loss
 from benchmarks.switch.recipes import Recipe
 from benchmarks.switch.tasks import Text
-from benchmarks.switch.workshop import write_whole
 
 __all__ = ["is_made_by", "metric_name_of", "recording_of", "write_recording"]
 

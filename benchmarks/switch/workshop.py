@@ -15,7 +15,6 @@ from __future__ import annotations
 import fcntl
 import io
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,25 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks._files import write_whole
 from benchmarks.switch.outcomes import Outcome
 from benchmarks.switch.recipes import Recipe
 from benchmarks.switch.tasks import Score
 
-__all__ = ["Busy", "Workshop", "write_whole"]
+__all__ = ["Busy", "Workshop"]
 
 
 class Busy(Exception):
     """Another process makes this run."""
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Replace a file; a reader sees the old bytes or the new ones."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        fresh.write_bytes(data)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 class Workshop:

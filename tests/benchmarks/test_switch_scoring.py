@@ -184,6 +184,9 @@ def test_the_table(tmp_path: Path) -> None:
     checked = table("table", tmp_path, "--check")
     assert checked.returncode == 1
     assert "MISSED  mean regret" in checked.stdout or "MISSED  median lateness" in checked.stdout
+    both = table("table", tmp_path, "--check", "--json")
+    assert (both.returncode, both.stdout) == (2, "")
+    assert "--check prints lines, --json one object: ask for one of them" in both.stderr
     refused = table("table", tmp_path / "absent.npz")
     assert refused.returncode == 1
     assert "there is no such file" in refused.stderr

@@ -377,3 +377,14 @@ def test_a_metric_that_is_nan_does_not_use_up_the_warning(caplog: pytest.LogCapt
     assert not caplog.records
     outlook.ahead(2, {"acc": 70.0})
     assert "not from 0 to 1" in caplog.text
+
+
+def test_a_scheduler_that_holds_data_is_not_copied() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1)
+    scheduler = kinds.StepLR(optimizer, 3)
+    # Not contiguous: pickling would copy it whole before the bound is seen.
+    scheduler.data = np.ones(4_000_000)[::-1]  # type: ignore[attr-defined] # as subclasses keep what they like
+    with pytest.raises(
+        ValueError, match=r"^the scheduler holds a model or data; give a function of the step$"
+    ):
+        rates_ahead(scheduler, 1, STOP)

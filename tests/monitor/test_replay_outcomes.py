@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,29 @@ def test_what_a_switch_may_cost(written: Write, changes: dict[str, Any], delta: 
     assert load(written(**changes), 0.5).delta == 0.5
 
 
+def test_outcomes_are_means_over_the_last_checkpoints_where_they_are_told(written: Write) -> None:
+    tail = np.array([[0.1, 0.2, 0.6], [math.nan, 0.8, 0.7], [0.9, 0.9, math.nan]])
+    found = load(written(norm_only_tail=tail)).outcomes
+    assert found is not None
+    # Before the switch there is nothing to count; the last try diverged.
+    assert found.reached[:2] == pytest.approx((0.3, 0.75))
+    assert math.isnan(found.reached[2])
+    assert found.full_final == pytest.approx(np.linspace(0, 0.9, 12)[-3:].mean())
+
+
 BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "tail of other tries": (
+        {"norm_only_tail": np.ones((2, 3))},
+        "norm_only_tail must be the last metrics of each of 3 tries; it is float64 of shape (2, 3)",
+    ),
+    "tail longer than the run": (
+        {"norm_only_tail": np.ones((3, 13))},
+        "norm_only_tail must be the last metrics of each of 3 tries; it is float64 of shape (3, 13)",
+    ),
+    "tail of words": (
+        {"norm_only_tail": np.array([["a"], ["b"], ["c"]])},
+        "norm_only_tail must be the last metrics of each of 3 tries; it is <U1",
+    ),
     "only points": (
         {"norm_only_final": None},
         "outcomes need switch_points, norm_only_final and metric; not all are there",

@@ -91,12 +91,12 @@ def forecast(
     ahead_is_possible = horizon.rate_sum >= 0 and horizon.rate_squared_sum >= 0
     if not (0 < displacement_squared < math.inf and ahead_is_possible):
         return None
-    drifts = _drift_terms(updates, displacement_squared)
+    consecutive = _terms(updates, displacement_squared, (1,))
+    drifts = _drift_terms(updates, displacement_squared, consecutive)
     if drifts is None:
         return None
     drift_squared, drift_error = _mean(drifts)
     persistent = max(drift_squared, 0.0)
-    consecutive = _terms(updates, displacement_squared, (1,))
     # Correlation of neighbours beyond the drift: noise that is carried over, as by momentum.
     carried = max(_mean(consecutive)[0] - persistent, 0.0)
     noises = [
@@ -121,9 +121,10 @@ def forecast(
     return parts if math.isfinite(parts.high) else None
 
 
-def _drift_terms(updates: Sequence[ScopeUpdate], scale: float) -> list[float] | None:
+def _drift_terms(
+    updates: Sequence[ScopeUpdate], scale: float, consecutive: list[float]
+) -> list[float] | None:
     """Estimates of ‖d‖² over `scale`, one an update that has enough others before it; None if one is missing."""
-    consecutive = _terms(updates, scale, (1,))
     if not all(map(math.isfinite, consecutive)):
         return None
     # Lagged products come out of the Gram, which does not resolve the smallest updates.

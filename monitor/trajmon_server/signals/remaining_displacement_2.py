@@ -11,8 +11,7 @@ As :mod:`remaining_displacement`, and besides:
   and the forecast is of a run twice as long, under `unplanned_threshold`.
 * **Noise.** At a high learning rate the parameters carry noise that a switch would freeze. While the rates ahead are
   on average under `rate_fall` of the current one, the fall is waited for (one that lies far ahead is not seen in that
-  average); after one, a forecast needs `settling`
-  updates at about the new rate.
+  average); after one, a forecast needs `settling` updates at about the new rate.
 * **The interval.** A switch needs the *upper* ends; taking it back needs the *lower* end of the displacement over
   `resume_threshold`. Doubt means no switch.
 * **Taking back.** A switch is also taken back, with or without a forecast, when the objective has become worse since by
@@ -31,10 +30,11 @@ from trajmon_server.signals._said import check_confirmations, check_order, finit
 from trajmon_server.signals.base import LAGS, Advice, AdviceState, Ahead, Observation
 from trajmon_server.signals.forecast import Forecast, Horizon, ScopeUpdate, forecast
 from trajmon_server.signals.objective import LEAST_POINTS, Gain, expected_gain
+from trajmon_server.signals.schedule import ROUNDING, has_schedule, look_ahead, rate_behind, rates_ahead
 from trajmon_server.signals.track import Track, follow
 from trajmon_server.signals.verdict import Verdict, interrupt, judge
 
-__all__ = ["RemainingDisplacement2Policy", "RemainingDisplacement2State", "look_ahead", "rate_behind"]
+__all__ = ["RemainingDisplacement2Policy", "RemainingDisplacement2State"]
 
 _SAME_RATE = 3.0
 """Rates within this factor of each other count as about the same."""
@@ -42,8 +42,6 @@ _LEVEL = 3
 """Objectives whose mean is the level at a switch."""
 _WORSE_FOR = 2
 """Objectives in a row that are worse than that before a switch is taken back."""
-_ROUNDING = 1e-6
-"""Of rates that are differences of sums over a million steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +232,7 @@ class RemainingDisplacement2Policy:
             return f"A learning rate of the last {self.window} updates is not a positive number."
         if seen.ahead is not None and not seen.ahead.is_possible:
             return f"The plan as of checkpoint {seen.checkpoint} is impossible."
-        if not _has_schedule(seen) and rates[-1] > min(rates) * (1 + _ROUNDING):
+        if not has_schedule(seen) and rates[-1] > min(rates) * (1 + ROUNDING):
             return "The learning rate has risen and its schedule is not known: later updates may be larger than these."
         return None
 
@@ -249,7 +247,7 @@ class RemainingDisplacement2Policy:
     ) -> tuple[RemainingDisplacement2State, Advice]:
         gain = self._gain(state, outlook, seen.objective_floor)
         threshold = self._threshold(state, seen)
-        fall = _rates_ahead(seen, state.recent[-1].rate, horizon)
+        fall = rates_ahead(seen, state.recent[-1].rate, horizon)
         missing = self._missing(state, seen, outlook, gain, steady, fall)
         rise = _rise(state)
         worse = self._is_worse(state, seen, rise)
@@ -353,50 +351,9 @@ class RemainingDisplacement2Policy:
         return f"Train all parameters. {missing or ''}".rstrip()
 
 
-def look_ahead(track: Track, seen: Observation, rate: float) -> Horizon:
-    """The plan, as far as it is known; else as long again as so far, at `rate`."""
-    if seen.ahead is None:
-        return Horizon(track.elapsed * rate, track.elapsed * rate * rate)
-    if _has_schedule(seen):
-        return Horizon(seen.ahead.rate_sum, seen.ahead.rate_squared_sum)
-    return Horizon(seen.ahead.steps * rate, seen.ahead.steps * rate * rate)
-
-
-def _has_schedule(seen: Observation) -> bool:
-    """Whether rates ahead are known, in the unit of the rates so far."""
-    return seen.ahead is not None and seen.learning_rate is not None and math.isfinite(seen.ahead.rate_sum)
-
-
-def _rates_ahead(seen: Observation, rate: float, horizon: Horizon) -> float:
-    """Their mean, over the current one; 1 where there is no schedule or nothing ahead."""
-    if seen.ahead is None or not _has_schedule(seen) or not seen.ahead.steps:
-        return 1.0
-    return horizon.rate_sum / seen.ahead.steps / rate
-
-
 def _update_of(track: Track, seen: Observation, before: Ahead | None) -> ScopeUpdate:
     rate = rate_behind(track, seen, before)
     return ScopeUpdate(seen.update_squared, seen.update_dot, seen.lagged_dots, rate, track.steps)
-
-
-def rate_behind(track: Track, seen: Observation, before: Ahead | None) -> float:
-    """Mean learning rate of the update; 1 where none is known.
-
-    Out of what two plans have ahead, if they are of the same schedule: the rate in force at a checkpoint is the next
-    update's in many trainings, whose schedulers have stepped already.
-    """
-    if seen.learning_rate is None:
-        return 1.0
-    if not 0 <= seen.learning_rate < math.inf or before is None or seen.ahead is None:
-        return seen.learning_rate
-    if before.steps - seen.ahead.steps == track.steps:
-        total = before.rate_sum - seen.ahead.rate_sum
-        squares = before.rate_squared_sum - seen.ahead.rate_squared_sum
-        slack = _ROUNDING * (track.steps * (squares + before.rate_squared_sum * _ROUNDING))
-        # Sums that no rates can have come of two plans: the schedule was changed between them.
-        if 0 < total < math.inf and total * total <= track.steps * squares + slack:
-            return total / track.steps
-    return seen.learning_rate
 
 
 def _rise(state: RemainingDisplacement2State) -> float:

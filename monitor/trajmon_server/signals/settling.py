@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from trajmon_server.signals.base import LAGS, Ahead, Observation
 from trajmon_server.signals.forecast import Forecast, ScopeUpdate, forecast
-from trajmon_server.signals.remaining_displacement_2 import look_ahead, rate_behind
+from trajmon_server.signals.schedule import ROUNDING, has_schedule, look_ahead, rate_behind
 from trajmon_server.signals.track import Track, follow
 
 __all__ = ["GroupSettling", "SettlingState", "init", "order", "update"]
@@ -55,7 +55,6 @@ def update(state: SettlingState, seen: Observation) -> SettlingState:
         return SettlingState(track, {}, seen.ahead)
     rate = rate_behind(track, seen, state.ahead)
     usable = 0 < rate < math.inf and (seen.ahead is None or seen.ahead.is_possible)
-    foreseen = seen.ahead is not None and math.isfinite(seen.ahead.rate_sum)
     groups = {}
     for name, group in seen.groups.items():
         before = state.groups.get(name, GroupSettling())
@@ -66,8 +65,8 @@ def update(state: SettlingState, seen: Observation) -> SettlingState:
         outlook = None
         rises = (
             bool(moved.recent)
-            and not foreseen
-            and rate > min(update.rate for update in moved.recent) * (1 + 1e-6)
+            and not has_schedule(seen)
+            and rate > min(update.rate for update in moved.recent) * (1 + ROUNDING)
         )
         if len(moved.recent) == WINDOW and not rises:
             horizon = look_ahead(track, seen, rate)

@@ -12,7 +12,6 @@ import pytest
 
 from monitor.signals.paths import Points, drifting, observed  # noqa: TID251 # tests/monitor
 from trajmon_server.signals import Advice, AdviceState, Ahead, Observation, make_policy
-from trajmon_server.signals.objective import expected_gain
 from trajmon_server.signals.remaining_displacement_2 import RemainingDisplacement2Policy
 
 CONSTANT = np.full(60, 0.1)
@@ -408,25 +407,6 @@ def test_a_switch_is_taken_back_where_no_forecast_can_be_made() -> None:
     assert "its schedule is not known" in said[32].reason
     still = [replace(one, objective=0.5 + 1e-12 * (one.checkpoint % 3)) for one in after]
     assert set(words(follow([*calm, *still]))[31:38]) == {"unknown"}
-
-
-def test_gain_is_that_of_numpy() -> None:
-    rng = np.random.default_rng(1)
-    back, objective = np.sort(rng.uniform(0, 2, 15)), rng.normal(size=15)
-    objective += 3 * back
-    (slope, _), covariance = np.polyfit(back, objective, 1, cov="unscaled")
-    residual = np.polyfit(back, objective, 1, full=True)[1][0]
-    found = expected_gain(list(zip(back.tolist(), objective.tolist(), strict=True)), ahead=0.7, doubt=2.0)
-    assert found is not None
-    assert found.expected == pytest.approx(0.7 * slope, rel=1e-12)
-    error = math.sqrt(covariance[0, 0] * residual / 13)
-    assert found.high == pytest.approx(0.7 * (slope + 2 * error), rel=1e-12)
-
-
-def test_gain_needs_points_that_lie_apart() -> None:
-    assert expected_gain([(0.1 * n, 1.0) for n in range(5)], 1.0, 2.0) is None
-    assert expected_gain([(0.1, float(n)) for n in range(15)], 1.0, 2.0) is None
-    assert expected_gain([(0.1 * n, 1e308 * (-1) ** n) for n in range(15)], 1.0, 2.0) is None
 
 
 def test_a_break_in_the_path_forgets_what_was_gained_before() -> None:
