@@ -66,10 +66,13 @@ class Cluster:
         """Past the servers, what they have stored."""
         return ObjectJournal(self.store.open(self.prefix))
 
-    def close(self) -> None:
+    def kill_servers(self) -> None:
         for server in self.servers:
             if server.process is not None and server.process.poll() is None:
                 server.kill()
+
+    def close(self) -> None:
+        self.kill_servers()
         self.store.kill()
 
 
