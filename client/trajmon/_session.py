@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import mmap
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,18 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trajmon._absent import AbsentCheckpoints
 from trajmon._agent_process import AgentProcess
+from trajmon._budget import SnapshotBudget
 from trajmon._files import ProcessLock
 from trajmon._metadata import Metadata
 from trajmon._outlook import Outlook
 from trajmon._overlap import OverlappedCopy, cuda_device, steps_all
+from trajmon._staging import make_staging
 from trajmon.advice import AnswerReader
-from trajmon.errors import CheckpointSkippedError, RecordingStoppedError, SnapshotError
+from trajmon.errors import CheckpointSkippedError, RecordingStoppedError
 from trajmon.numerics.errors import ModelChangedError
 from trajmon.numerics.layout import Layout
 from trajmon.rundir import AgentNote, RecorderNote, RunDescription, RunDir
 from trajmon.snapshots.format import SnapshotHeader, TrainingMode, snapshot_bytes
-from trajmon.snapshots.keeping import FEWEST_ANCHORED, is_nearly_used, most_anchored
 from trajmon.snapshots.slot import Slot, SlotState
 from trajmon.snapshots.store import SnapshotStore, previous_for_step
 
@@ -107,21 +107,20 @@ class Session:
         self.note = note
         self._note_is_told = False
         self._start = start
-        self._used_bytes = start.used_bytes
+        self._budget = SnapshotBudget(store, slot, start.used_bytes, start.budget_bytes)
         # Number and step of the last checkpoint of this attempt.
         self._last: tuple[int, int] | None = None
         self._failed_in_a_row = 0
         # Being stored; still set when an interrupt came between storing and counting.
         self._in_flight: SnapshotHeader | None = None
-        # Of checkpoints that other ranks have and this one does not: still to be left in the store.
-        self._headers_alone: list[SnapshotHeader] = []
+        self._absent = AbsentCheckpoints(run, store)
 
     def begin(self) -> None:
         """Tell the agent about the attempt, and start it. Raises OSError."""
         self.note.write(self.run_dir)
         self._note_is_told = True
-        self._find_gaps()
-        self._leave_headers_alone()
+        self._absent.find(self._start.headers or {}, self._start.next_checkpoint, self.run_dir, self._slot)
+        self._absent.leave()
         self._keep_agent_alive()
 
     def overlap(self) -> None:
@@ -149,7 +148,7 @@ class Session:
             self._overlap.settle(wait=True)
         self._settle_interrupted()
         # Before the next one can be seen: from then on the agent takes a number without a file for lost.
-        self._leave_headers_alone()
+        self._absent.leave()
         header = self._header(step, epoch, metrics)
         file_bytes = snapshot_bytes(header, self._plan.layout.nbytes)
         self._check_budget(header, file_bytes)
@@ -201,7 +200,7 @@ class Session:
 
     def _count(self, header: SnapshotHeader, file_bytes: int) -> None:
         self.recorded = header.checkpoint + 1
-        self._used_bytes += file_bytes
+        self._budget.add(file_bytes)
         self._last = (header.checkpoint, header.step)
         self._in_flight = None
 
@@ -214,33 +213,6 @@ class Session:
         stored = self._slot is not None and self._slot.full_number() == header.checkpoint
         if stored or self._store.path(header.checkpoint).exists():
             self._count(header, snapshot_bytes(header, self._plan.layout.nbytes))
-
-    def _find_gaps(self) -> None:
-        """Checkpoints that other ranks stored before this one died: their rows must say the same of them here."""
-        shard, headers = self.run.shard, self._start.headers or {}
-        if shard is None:
-            return
-        # The slot first: the agent moves checkpoints from there to the store.
-        waiting = None if self._slot is None else self._slot.full_number()
-        first = max(shard.first_checkpoint, self.run_dir.acked())
-        for number in range(first, self._start.next_checkpoint):
-            if number in headers and number != waiting and not self._store.path(number).exists():
-                # Of all times that the ranks tell, the earliest counts.
-                header = replace(headers[number], time_unix_seconds=time.time())
-                self._headers_alone.append(
-                    replace(header, checkpoint=number, fingerprint=self._plan.layout.fingerprint)
-                )
-
-    def _leave_headers_alone(self) -> None:
-        """Snapshots without data: attempt, step and previous must be those of the other ranks' parts."""
-        try:
-            while self._headers_alone:
-                header = self._headers_alone[0]
-                self._store.write(header.checkpoint, header, memoryview(b""), durable=False)
-                del self._headers_alone[0]
-        except OSError as error:
-            # Tried again before the next checkpoint, which needs more room than this.
-            log.debug("run %r: no room to say what was skipped: %s", self.run.name, error)
 
     def pending(self) -> int:
         """Checkpoints that are recorded and not acknowledged."""
@@ -313,7 +285,9 @@ class Session:
 
     def _into_store(self, header: SnapshotHeader, started: float) -> SnapshotHeader:
         if self._staging is None:
-            self._staging = self._make_staging()
+            self._staging = make_staging(
+                self._plan.layout.nbytes, self._store.folder, self._start.memory_bytes
+            )
         self._plan.copy_into(self._model, self._staging)
         return self._store.write(
             header.checkpoint,
@@ -322,39 +296,18 @@ class Session:
             durable=False,
         )
 
-    def _make_staging(self) -> Tensor:
-        """Where a copy is put together: memory, or a mapped file for a model that may not take that much."""
-        nbytes = self._plan.layout.nbytes
-        if self._start.memory_bytes is None or nbytes <= self._start.memory_bytes:
-            staging = torch.empty(nbytes, dtype=torch.uint8, device="cpu")
-            # Room between layers is never copied into, and must not carry old memory to disk.
-            return staging.zero_()
-        path = self._store.folder / ".training.staging.tmp"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            # All of it now: a full disk must be an error here, and not a signal in the middle of a copy.
-            os.posix_fallocate(descriptor, 0, nbytes)
-            mapped = mmap.mmap(descriptor, nbytes)
-        finally:
-            os.close(descriptor)
-            path.unlink(missing_ok=True)
-        return torch.frombuffer(mapped, dtype=torch.uint8)
-
     def _check_budget(self, header: SnapshotHeader, file_bytes: int) -> None:
         """Fall over to keeping fewer snapshots in time; else RecordingStoppedError, CheckpointSkippedError."""
-        budget = self._start.budget_bytes
+        budget = self._budget
         if self.note.keeping != "exact":
-            if self._used_bytes + file_bytes > budget:
-                # What is given up meanwhile is not counted here: look.
-                self._used_bytes = self._store.kept_bytes() + self._bytes_in_slot(file_bytes)
-            if self._used_bytes + file_bytes > budget:
+            if not budget.look_for_room(file_bytes):
                 raise self._skip(
-                    header, OSError(f"the agent has not yet made room in the budget of {budget} bytes")
+                    header,
+                    OSError(f"the agent has not yet made room in the budget of {budget.total_bytes} bytes"),
                 )
             return
-        nbytes = self._plan.layout.nbytes
-        keep = most_anchored(budget, nbytes)
-        if keep >= FEWEST_ANCHORED and is_nearly_used(self._used_bytes, budget, nbytes):
+        keep = budget.keep_from_here()
+        if keep is not None:
             self.note = replace(self.note, keeping="anchored", keep=keep)
             self._note_is_told = False
             self._tell()
@@ -363,25 +316,16 @@ class Session:
                 "%d snapshots are kept (mode 'anchored'), and inner products with the others are estimated, with their "
                 "errors. For exact ones, give a larger snapshot_budget_bytes",
                 self.run.name,
-                budget,
+                budget.total_bytes,
                 self.recorded,
                 keep,
             )
-        elif self._used_bytes + file_bytes > budget:
+        elif not budget.has_room(file_bytes):
             raise self._stop(
-                f"the snapshot budget of {budget} bytes is used up: {self.recorded} checkpoints take "
-                f"{self._used_bytes} bytes, checkpoint {header.checkpoint} needs {file_bytes} more; recording "
+                f"the snapshot budget of {budget.total_bytes} bytes is used up: {self.recorded} checkpoints take "
+                f"{budget.used_bytes} bytes, checkpoint {header.checkpoint} needs {file_bytes} more; recording "
                 "stopped, training goes on. Give a larger snapshot_budget_bytes, or record less often"
             )
-
-    def _bytes_in_slot(self, file_bytes: int) -> int:
-        """What the checkpoint in the slot will take in the store, where it is not yet."""
-        try:
-            number = None if self._slot is None else self._slot.full_number()
-        except SnapshotError:
-            # It cannot be told what it is: the agent gives it up.
-            number = None
-        return 0 if number is None or self._store.path(number).exists() else file_bytes
 
     def _keep_agent_alive(self) -> None:
         try:
@@ -398,8 +342,8 @@ class Session:
         if self.run.shard is not None:
             # The other ranks have recorded it: its number is taken, and here it stays empty.
             self._count(header, 0)
-            self._headers_alone.append(header)
-            self._leave_headers_alone()
+            self._absent.add(header)
+            self._absent.leave()
         self.note = replace(self.note, skipped=self.note.skipped + 1)
         self._note_is_told = False
         self._tell()

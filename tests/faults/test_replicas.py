@@ -62,7 +62,7 @@ class Lane:
                     self.failure = f"checkpoint {checkpoint} was acknowledged with another digest"
                 self.acknowledged.append((time.monotonic(), receipt.digest))
                 # The store of the tests takes some 200 calls a second, and servers that come back read from it.
-                self.stop.wait(1.5)
+                self.stop.wait(2.5)
 
     def _until(self, call: Callable[[], T]) -> T | None:
         """What the call returns once it is served; None when told to stop."""

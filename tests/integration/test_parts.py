@@ -28,7 +28,6 @@ from support.rows import Cut, SyntheticRun
 from support.server import Client, ServerProcess
 from trajmon_protos.record import decode, encode
 from trajmon_protos.v1 import ingest_pb2, query_pb2, types_pb2
-from trajmon_server.runs.parts import add_up
 
 
 def assert_gram(seen: NDArray[np.float64], expected: NDArray[np.float64]) -> None:
@@ -42,12 +41,6 @@ def rows_folder(server: ServerProcess, run: SyntheticRun) -> Path:
 
 def stored(server: ServerProcess, run: SyntheticRun) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(rows_folder(server, run).glob("*"))}
-
-
-def whole(run: SyntheticRun, cut: Cut, checkpoint: int) -> bytes:
-    """What the parts add up to, byte for byte."""
-    parts = (run.part_row(checkpoint, cut, part) for part in range(cut.num_parts))
-    return encode(add_up(parts, run.num_layers))
 
 
 def push_parts(client: Client, run: SyntheticRun, cut: Cut, checkpoints: range) -> list[int]:
@@ -113,7 +106,7 @@ def test_killed_between_the_last_part_and_the_sum(server: ServerProcess, is_made
         # Whether the kill came before the sum was written is a matter of luck; here it did.
         (folder / "00000003.0000.row").unlink(missing_ok=True)
     server.start()
-    assert stored(server, run)["00000003.0000.row"] == whole(run, cut, 3)
+    assert stored(server, run)["00000003.0000.row"] == run.sum_record(3, cut)
     with Client(server.addresses["grpc"], server.token) as client:
         np.testing.assert_allclose(get_map(client, "between")["gram"], run.gram(list(range(4))))
         opened = open_part(client, run, cut, 1)
@@ -162,7 +155,7 @@ def test_ranks_and_server_are_killed_and_the_run_is_whole(server: ServerProcess)
     with Client(server.addresses["grpc"], server.token) as client:
         assert_gram(get_map(client, "kills")["gram"], run.gram(list(range(24))))
         assert get_run(client, "kills").summary.open_checkpoints == 0
-    expected = {f"{number:08d}.0000.row": whole(run, cut, number) for number in range(24)}
+    expected = {f"{number:08d}.0000.row": run.sum_record(number, cut) for number in range(24)}
     found = stored(server, run)
     assert {name: found[name] for name in expected} == expected
     assert len(found) == 4 * 24
@@ -260,7 +253,7 @@ def test_a_part_in_pieces(shared_server: ServerProcess, team_client: Client) -> 
         ]
         answer = client.ingest.PushRowStream(iter(pieces), metadata=client.metadata, timeout=TIMEOUT_SECONDS)
         assert answer.receipt.next_checkpoint == 1
-    assert stored(server, run)["00000000.0000.row"] == whole(run, cut, 0)
+    assert stored(server, run)["00000000.0000.row"] == run.sum_record(0, cut)
 
 
 def test_a_damaged_sum_and_a_damaged_part(server: ServerProcess) -> None:

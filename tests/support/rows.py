@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from trajmon_protos import record
 from trajmon_protos.v1 import ingest_pb2, types_pb2
+from trajmon_server.runs.parts import add_up
 
 SALT = contextvars.ContextVar("SALT", default="")
 """Goes into every run id: tests that share a server choose each their own."""
@@ -145,6 +146,11 @@ class SyntheticRun:
 
     def part_record(self, checkpoint: int, cut: Cut, part: int, path: list[int] | None = None) -> bytes:
         return record.encode(self.part_row(checkpoint, cut, part, path))
+
+    def sum_record(self, checkpoint: int, cut: Cut, path: list[int] | None = None) -> bytes:
+        """What the server makes of all parts."""
+        parts = (self.part_row(checkpoint, cut, part, path) for part in range(cut.num_parts))
+        return record.encode(add_up(parts, self.num_layers))
 
     def part_request(self, cut: Cut, part: int, first_checkpoint: int = 0) -> ingest_pb2.OpenRunRequest:
         request = self.open_request(cut.attempt)

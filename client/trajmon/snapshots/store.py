@@ -24,7 +24,7 @@ class SnapshotStore:
     def __init__(self, folder: Path, fingerprint: str, data_bytes: int, writer: str) -> None:
         """`data_bytes`: of each snapshot; `writer` tells the temporary files of the two sides apart."""
         self.folder = folder
-        self._fingerprint = fingerprint
+        self.fingerprint = fingerprint
         self.data_bytes = data_bytes
         self._writer = writer
 
@@ -65,7 +65,7 @@ class SnapshotStore:
 
     def data(self, checkpoint: int) -> NDArray[np.uint8]:
         """Parameters of a checkpoint, mapped read-only. Raises SnapshotError."""
-        return open_data(self.path(checkpoint), self._fingerprint, self.data_bytes)
+        return open_data(self.path(checkpoint), self.fingerprint, self.data_bytes)
 
     def write(
         self,

@@ -1,13 +1,15 @@
-"""Headers of rows in an object store, kept on the local disk: what was read before is not asked for again.
+"""Headers of rows in an object store, kept on the local disk: what was seen before is not asked for again.
 
-A cache: whatever is missing or damaged is read from the store. One file a run, replaced as a whole, its digest first.
+A cache: whatever is missing or damaged is read from the store. One file a run, a line an entry, each behind its own
+digest; of two for one key the later counts. Lines are added as rows come, so that a server which is killed knows at
+its next start what it knew.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -20,14 +22,15 @@ __all__ = ["HeaderCache"]
 
 log = structlog.get_logger(__name__)
 
-_DIGEST_BYTES: Final = 32
+_DIGEST_BYTES: Final = 16
 
 
 class HeaderCache:
-    """By checkpoint and tag of the row's object. Methods block; one at a time for a run."""
+    """By checkpoint and tag of the row's object. Methods block; of two threads at one run, one may add in vain."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._has_warned = False
 
     def load(self, run_id: str) -> dict[tuple[int, str], bytes]:
         """What is there; nothing if it cannot be read."""
@@ -35,30 +38,64 @@ class HeaderCache:
             content = self._path(run_id).read_bytes()
         except OSError:
             return {}
-        if _digest(content[_DIGEST_BYTES:]) != content[:_DIGEST_BYTES]:
-            return {}
-        stored = json.loads(content[_DIGEST_BYTES:])
-        return {(number, tag): base64.b85decode(header) for number, tag, header in stored}
+        entries = (_parsed(line) for line in content.split(b"\n") if line)
+        return dict(entry for entry in entries if entry is not None)
+
+    def add(self, run_id: str, checkpoint: int, tag: str, header: bytes) -> None:
+        """One more, at the end of the file. A disk that refuses is no error, here and in :meth:`save`."""
+        path = self._path(run_id)
+        # The end of a line that was cut off by a kill is not to become the start of this one.
+        line = b"\n" + _line(checkpoint, tag, header) + b"\n"
+        try:
+            try:
+                descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except FileNotFoundError:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                os.write(descriptor, line)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            self._warn(error)
 
     def save(self, run_id: str, headers: Mapping[tuple[int, str], bytes]) -> None:
-        """Keep these and no others. A disk that refuses is no error: they are read again the next time."""
-        stored = [
-            (number, tag, base64.b85encode(header).decode()) for (number, tag), header in headers.items()
-        ]
-        content = json.dumps(stored).encode()
+        """Keep these and no others."""
         path = self._path(run_id)
         fresh = path.with_suffix(".new")
+        lines = (_line(checkpoint, tag, header) for (checkpoint, tag), header in headers.items())
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            fresh.write_bytes(_digest(content) + content)
+            fresh.write_bytes(b"\n".join([*lines, b""]))
             fresh.replace(path)
         except OSError as error:
+            self._warn(error)
+
+    def _warn(self, error: OSError) -> None:
+        """Once: they are read from the store at the next start, and that is all."""
+        if not self._has_warned:
             log.warning("headers of rows cannot be kept", folder=str(self._folder), problem=str(error))
+        self._has_warned = True
 
     def _path(self, run_id: str) -> Path:
         check_run_id(run_id)
         return self._folder / f"{run_id}.headers"
 
 
-def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
+def _line(checkpoint: int, tag: str, header: bytes) -> bytes:
+    """`DIGEST CHECKPOINT TAG HEADER`: in hex, as a number, and twice in base85, which has no space."""
+    entry = b"%d %s %s" % (checkpoint, base64.b85encode(tag.encode()), base64.b85encode(header))
+    return _digest(entry) + b" " + entry
+
+
+def _parsed(line: bytes) -> tuple[tuple[int, str], bytes] | None:
+    """An entry, None if it is damaged."""
+    digest, _, entry = line.partition(b" ")
+    if digest != _digest(entry):
+        return None
+    checkpoint, tag, header = entry.split(b" ")
+    return (int(checkpoint), base64.b85decode(tag).decode()), base64.b85decode(header)
+
+
+def _digest(entry: bytes) -> bytes:
+    return hashlib.blake2b(entry, digest_size=_DIGEST_BYTES).hexdigest().encode()

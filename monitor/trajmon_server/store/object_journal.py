@@ -33,9 +33,9 @@ from trajmon_server.store import errors
 from trajmon_server.store.base import AppendOutcome, RecordKind, RowKey
 from trajmon_server.store.fenced import FencedFiles
 from trajmon_server.store.header_cache import HeaderCache
-from trajmon_server.store.objects import Objects, Part
-from trajmon_server.store.record_journal import DAMAGED, Aside, RecordJournal, missing
-from trajmon_server.store.records import FORMATS, ROWS, OpenRecord, Place, check_run_id
+from trajmon_server.store.objects import Objects, Part, listed_tag
+from trajmon_server.store.record_journal import DAMAGED, Aside, RecordJournal, missing, parse_header
+from trajmon_server.store.records import FORMATS, ROWS, OpenRecord, Piece, Place, check_run_id, open_piece
 
 __all__ = ["GONE", "ObjectJournal"]
 
@@ -83,7 +83,9 @@ class ObjectJournal(RecordJournal):
         """
         place = FORMATS[kind].place(run_id, checkpoint, part)
         for tried in range(_TRIES):
-            if self._objects.create(place.path, record) is not None:
+            tag = self._objects.create(place.path, record)
+            if tag is not None:
+                self._remember_stored(place, record, tag)
                 return "stored"
             try:
                 found = self._objects.get(place.path)
@@ -95,7 +97,9 @@ class ObjectJournal(RecordJournal):
             if found.data != GONE:
                 self._refuse_conflict(place, found.data, record)
                 self._copy_aside(place, found.data)
-            if self._objects.replace(place.path, record, found.tag) is not None:
+            tag = self._objects.replace(place.path, record, found.tag)
+            if tag is not None:
+                self._remember_stored(place, record, tag)
                 return "stored"
         raise self._restless(place)
 
@@ -108,7 +112,7 @@ class ObjectJournal(RecordJournal):
         raise errors.ConflictError(place.words, read_digest(stored), read_digest(record))
 
     def headers(self, run_id: str) -> Iterator[tuple[int, types_pb2.RowHeader, int]]:
-        """See :meth:`Journal.headers`. Those of objects that were read before come from the cache."""
+        """See :meth:`Journal.headers`. Those of objects that were seen before come from the cache."""
         if self._cache is None:
             yield from super().headers(run_id)
             return
@@ -119,17 +123,20 @@ class ObjectJournal(RecordJournal):
             for path, (size, tag) in sorted(listed.items())
             if size != len(GONE) and (key := ROWS.key(path.rpartition("/")[2], size)) and not key.part
         ]
-        known = self._cache.load(run_id)
+        cached = self._cache.load(run_id)
+        known = {
+            place: header for place, data in cached.items() if (header := parse_header(data)) is not None
+        }
         new = [key.checkpoint for key, tag in rows if (key.checkpoint, tag) not in known]
         read = iter(self._each(lambda number: self._header_or_none(run_id, number), new))
         kept: dict[tuple[int, str], bytes] = {}
         for key, tag in rows:
             place = (key.checkpoint, tag)
-            header = types_pb2.RowHeader.FromString(known[place]) if place in known else next(read)
+            header = known[place] if place in known else next(read)
             if header is not None:
                 kept[place] = header.SerializeToString()
                 yield key.checkpoint, header, key.size_bytes
-        if new or len(kept) != len(known):
+        if new or len(kept) != len(cached):
             self._cache.save(run_id, kept)
 
     def _header_or_none(self, run_id: str, checkpoint: int) -> types_pb2.RowHeader | None:
@@ -137,6 +144,24 @@ class ObjectJournal(RecordJournal):
             return self.header(run_id, checkpoint, 0)
         except (errors.RowDamagedError, errors.RowMissingError):
             return None
+
+    def header(self, run_id: str, checkpoint: int, part: int) -> types_pb2.RowHeader:
+        """See :meth:`Journal.header`."""
+        place = ROWS.place(run_id, checkpoint, part)
+        header, piece = self._header(place)
+        self._remember(place, piece)
+        return header
+
+    def _remember_stored(self, place: Place[Any], record: bytes, tag: str) -> None:
+        piece = open_piece(_OpenObject(self._objects, place.path, Part(record, len(record), tag)), ROWS.magic)
+        if piece is not None:
+            self._remember(place, piece)
+
+    def _remember(self, place: Place[Any], piece: Piece) -> None:
+        """The header of a row, for the next start."""
+        if self._cache is not None and not place.part and isinstance(piece.stored, _OpenObject):
+            tag = listed_tag(piece.stored.head.tag)
+            self._cache.add(place.run_id, place.checkpoint, tag, piece.header)
 
     def _replace_file(self, path: str, content: bytes) -> None:
         self._files.put(path, content)

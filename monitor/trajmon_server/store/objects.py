@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from obstore import UpdateVersion
     from obstore.store import ClientConfig
 
-__all__ = ["Found", "Objects", "Part", "open_objects"]
+__all__ = ["Found", "Objects", "Part", "listed_tag", "open_objects"]
 
 SCHEMES: Final = ("s3", "gs", "az")
 _CALL_SECONDS: Final = 10
@@ -236,6 +236,11 @@ def _tag(meta: Any) -> str:
     """What tells this content of an object from any other: the stores of Google compare versions, others tags."""
     e_tag, version = meta["e_tag"] or "", meta["version"]
     return f"{e_tag} {version}" if version else e_tag
+
+
+def listed_tag(tag: str) -> str:
+    """What a listing gives for the tag of an object that was put or read: stores list no versions."""
+    return tag.partition(" ")[0]
 
 
 def _version(tag: str) -> UpdateVersion:

@@ -35,7 +35,7 @@ from trajmon_server.store.records import (
     sketch_gram_start,
 )
 
-__all__ = ["DAMAGED", "Aside", "RecordJournal", "missing"]
+__all__ = ["DAMAGED", "Aside", "RecordJournal", "missing", "parse_header"]
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -221,10 +221,14 @@ class RecordJournal(ABC):
 
     def header(self, run_id: str, checkpoint: int, part: int) -> types_pb2.RowHeader:
         """See :meth:`Journal.header`."""
-        place = ROWS.place(run_id, checkpoint, part)
-        header = _parse_header(self._piece_of_row(place, lambda piece, _: piece.header))
+        return self._header(ROWS.place(run_id, checkpoint, part))[0]
+
+    def _header(self, place: Place[Row]) -> tuple[types_pb2.RowHeader, Piece]:
+        """Of a row, and the row that it was read of, closed again."""
+        piece = self._piece_of_row(place, lambda piece, _: piece)
+        header = parse_header(piece.header)
         # If it is no header, reading the whole record sets it aside and raises.
-        return self._verified(place).header if header is None else header
+        return self._verified(place).header if header is None else header, piece
 
     def _piece_of_row(self, place: Place[Row], use: Callable[[Piece, int], T]) -> T:
         """What `use` makes of an open row and its number of layers; sizes are checked."""
@@ -353,7 +357,8 @@ def _check_layer(index: int, num_layers: int) -> None:
         raise ValueError(f"layer index {index} is not in 0..{num_layers - 1}")
 
 
-def _parse_header(data: bytes) -> types_pb2.RowHeader | None:
+def parse_header(data: bytes) -> types_pb2.RowHeader | None:
+    """The header of a row; None if it is none."""
     header = types_pb2.RowHeader()
     try:
         header.ParseFromString(data)

@@ -187,10 +187,9 @@ def test_a_rank_that_died_before_the_others_knows_their_step_when_it_comes_back(
     recorder.close(0.0)
     # As if this rank had been killed before its last checkpoint, and the others after it.
     session._store.path(2).unlink()
-    session._start = type(session._start)(3, (0, 1, 2), headers)
-    session._find_gaps()
+    session._absent.find(headers, 3, session.run_dir, slot=None)
     before = time.time()
-    session._leave_headers_alone()
+    session._absent.leave()
     left = session._store.header(2)
     assert (left.attempt, left.step, left.previous) == (1, 1000, 1)
     assert left.time_unix_seconds <= before

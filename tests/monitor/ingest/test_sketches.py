@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,11 +21,6 @@ from trajmon_server.query.core import MapQuery, Query
 from trajmon_server.runs.run import Run
 
 COUNT = 12
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Server:
-    return Server(tmp_path, ThreadPoolExecutor(4))
 
 
 def run_of(name: str, **options: int) -> SyntheticRun:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from obstore.store import MemoryStore
+from obstore.store import MemoryStore, ObjectStore
 
+from support.object_store import ObjectStoreProcess
 from support.rows import SyntheticRun
+from trajmon_protos.record import encode
 from trajmon_server.store.header_cache import HeaderCache
 from trajmon_server.store.object_journal import GONE, ObjectJournal
 from trajmon_server.store.objects import Objects, Part
@@ -18,7 +20,7 @@ RUN = SyntheticRun("cached")
 class CountingObjects(Objects):
     """Counts what is read of rows."""
 
-    def __init__(self, store: MemoryStore) -> None:
+    def __init__(self, store: ObjectStore) -> None:
         super().__init__(store, "memory://")
         self.read_keys: list[str] = []
 
@@ -67,24 +69,63 @@ def test_a_row_that_was_set_aside_or_sent_again_is_not_the_old_one(
     other = SyntheticRun("cached", num_checkpoints=9)
     row = other.row(2)
     row.header.info.step = 21
-    from trajmon_protos.record import encode
-
     journal.append(RUN.run_id, 2, 0, encode(row))
     assert headers(objects, tmp_path) == [0, 10, 21, 30]
     assert objects.read_keys == ["00000002.0000.row"]
 
 
-@pytest.mark.parametrize("place", [0, 31, 32, 100, -1])
-def test_a_damaged_cache_is_no_cache(objects: CountingObjects, tmp_path: Path, place: int) -> None:
+def test_what_a_server_has_stored_or_looked_at_is_not_read_after_a_kill(
+    object_store: ObjectStoreProcess, tmp_path: Path
+) -> None:
+    """With the tags of a real server, whose listings are what they are compared with."""
+    objects = object_store.open("headers-of-rows")
+    first, second = (ObjectJournal(objects, HeaderCache(tmp_path / name)) for name in ("first", "second"))
+    for checkpoint in range(3):
+        first.append(RUN.run_id, checkpoint, 0, RUN.record(checkpoint))
+        assert second.header(RUN.run_id, checkpoint, 0).info.step == 10 * checkpoint
+    first.set_aside(RUN.run_id, 1, "test")
+    first.append(RUN.run_id, 1, 0, RUN.record(1))
+    first.append(RUN.run_id, 3, 2, RUN.record(3))  # a part is no row
+    counting = CountingObjects(objects._store)
+    for name in ("first", "second"):
+        journal = ObjectJournal(counting, HeaderCache(tmp_path / name))
+        assert [header.info.step for _, header, _ in journal.headers(RUN.run_id)] == [0, 10, 20]
+    assert counting.read_keys == []
+    assert len(list(ObjectJournal(counting, HeaderCache(tmp_path / "third")).headers(RUN.run_id))) == 3
+    assert len(counting.read_keys) == 3
+
+
+@pytest.mark.parametrize("place", [0, 31, 32, 33, 36, 60, -2])
+def test_a_damaged_entry_is_no_entry(objects: CountingObjects, tmp_path: Path, place: int) -> None:
     headers(objects, tmp_path)
     (path,) = tmp_path.iterdir()
-    content = bytearray(path.read_bytes())
-    content[place] ^= 1
-    path.write_bytes(content)
+    content = path.read_bytes()
+    lines = content.splitlines()
+    assert len(lines) == 4
+    damaged = bytearray(lines[2])
+    damaged[place] ^= 1
+    path.write_bytes(b"\n".join([*lines[:2], bytes(damaged), *lines[3:], b""]))
     assert headers(objects, tmp_path) == [0, 10, 20, 30]
-    assert len(objects.read_keys) == 4
-    path.write_bytes(content[:20])
+    assert objects.read_keys == ["00000002.0000.row"]
+    assert path.read_bytes() == content
+
+
+def test_a_cut_off_cache_keeps_what_comes_after(objects: CountingObjects, tmp_path: Path) -> None:
+    headers(objects, tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-20])
+    ObjectJournal(objects, HeaderCache(tmp_path)).append(RUN.run_id, 4, 0, RUN.record(4))
+    assert headers(objects, tmp_path) == [0, 10, 20, 30, 40]
+    assert objects.read_keys == ["00000003.0000.row"]
+
+
+def test_an_entry_that_holds_no_header_is_no_entry(objects: CountingObjects, tmp_path: Path) -> None:
+    headers(objects, tmp_path)
+    cache = HeaderCache(tmp_path)
+    ((place, _),) = ((place, header) for place, header in cache.load(RUN.run_id).items() if place[0] == 2)
+    cache.add(RUN.run_id, *place, b"\xff\xff")
     assert headers(objects, tmp_path) == [0, 10, 20, 30]
+    assert objects.read_keys == ["00000002.0000.row"]
 
 
 def test_a_folder_that_cannot_be_made_costs_reads_alone(objects: CountingObjects, tmp_path: Path) -> None:
