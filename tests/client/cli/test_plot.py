@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
+from trajmon.plot.blocks import ticks
 from trajmon.plot.colors import SWITCH_RGB, UNDEFINED_RGB, Scale, choose_scale, colormap, to_rgb
 from trajmon.plot.curves import curve_lines
 from trajmon.plot.figure import Picture, map_figure, overview_figure
 from trajmon.plot.modes import Span, norm_only_spans, span_words, switch_positions
-from trajmon.plot.terminal import count_undefined, legend, map_lines, resample, ticks
+from trajmon.plot.terminal import count_undefined, legend, map_lines, resample
 
 
 def relative_luminance(colors: np.ndarray) -> np.ndarray:
