@@ -18,7 +18,7 @@ import pytest
 
 from support.calls import get_map
 from support.haproxy import proxied
-from support.replicas import TOKEN, Cluster, open_run, push
+from support.replicas import TOKEN, Cluster, open_run, push, until_served
 from support.rows import SyntheticRun
 from support.server import Client
 from trajmon_protos.record import read_digest
@@ -182,7 +182,8 @@ def wait_for_map(client: Client, lane: Lane) -> None:
 
     def is_there() -> bool:
         nonlocal shown
-        shown = get_map(client, lane.source.name)
+        # A server that has just come back answers UNAVAILABLE until it has worked off the run.
+        shown = until_served(lambda: get_map(client, lane.source.name), SETTLE_SECONDS)
         return len(shown["gram"]) >= count
 
     wait_until(is_there, f"{count} checkpoints of {lane.source.name}")
