@@ -104,6 +104,8 @@ def draw_curves(
                 axis.fill_between(x, values.min(axis=0), values.max(axis=0), color=color, alpha=0.2, lw=0)
             for drop in drops_at:
                 axis.axvline(drop, color="#8a94a0", linewidth=0.7, linestyle=":")
+            if name == "update_norm":
+                axis.set_yscale("log")
             if name == "update_angle_degrees":
                 axis.axhline(90.0, color="#8a94a0", linewidth=0.7)
             axis.set_title(title, loc="left", fontsize=8)

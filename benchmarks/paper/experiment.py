@@ -37,6 +37,8 @@ class Row:
     """Computed from the numbers by a rule in code."""
     differs: str
     """What differs between the settings; where ours disagrees, why: a reason that was checked, or "not examined"."""
+    is_own: bool = False
+    """A check of ours, or a reading of the paper's numbers: the paper does not say it, and it is counted apart."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for a field that is empty, or a verdict that is none."""

@@ -119,7 +119,7 @@ class Division:
                 for _ in range(self.steps):
                     for group in optimizer.param_groups:
                         group["lr"] = self.rate * min(1.0, (step + 1) / _WARM_UP_STEPS)
-                    # In float64: in float32 the loss of what is known by heart rounds to 0, and Adam then divides
+                    # In float64: in float32 the loss of what is memorised rounds to 0, and Adam then divides
                     # rounding errors by rounding errors.
                     chosen = learnt[torch.randint(cut, (self.batch,), generator=generator)]
                     logits = model(tokens[chosen]).double()

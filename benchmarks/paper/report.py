@@ -34,16 +34,18 @@ ORDER = (
 _HEAD = """\
 # The paper on this software
 
-Experiments of *Hallmarks of Optimization Trajectories in Neural Networks* (Singh, He, Hofmann, Schölkopf), in small.
-Every training here was recorded by `trajmon.watch` at a real server, and every number was read back through
-`trajmon.open_run`. The paper's networks are up to 12 billion parameters; these train on two processor cores in
-minutes. The numbers are not expected to agree; what the paper concludes from them is: an order, a shape, a bound.
+Experiments of *Hallmarks of Optimization Trajectories in Neural Networks* (Singh, He, Hofmann, Schölkopf;
+[arXiv 2403.07379](https://arxiv.org/abs/2403.07379)), at small scale. Sections and figures are those of its first
+version; "ICLR 2025" is the abstract of a later one. Every trajectory here was recorded by `trajmon.watch` at a real
+server, and maps, hallmarks and inner products were read back through `trajmon.open_run`; accuracies and losses are the
+trainings' own. The paper's networks have up to 12 billion parameters; these train on two processor cores in minutes.
+The numbers are not expected to agree; what the paper concludes from them is: an order, a shape, a bound.
 
 `make reproduce` runs all of it, goes on where it was stopped, and writes this page and its figures.
 
 A verdict is computed from the numbers by a rule in the experiment's file: *reproduced* if the claim holds in every test
-it was put to, *partly* if in most, else *not reproduced*. Where there were several seeds, a number is their mean, with
-the smallest and the largest in brackets.
+it was put to, *partly* if in most, else *not reproduced*. Some claims are tested seed by seed, others on means over
+the seeds. A number is a mean over the seeds; two in brackets behind it are the smallest and the largest.
 """
 
 
@@ -98,9 +100,14 @@ def page(kept: Sequence[Kept]) -> str:
 
 
 def _summary(kept: Sequence[Kept]) -> str:
-    verdicts = [row.verdict for one in kept for row in one.findings.rows]
-    counted = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in get_args(Verdict))
-    return f"Of {len(verdicts)} claims: {counted}.\n"
+    rows = [row for one in kept for row in one.findings.rows]
+
+    def counted(verdicts: list[Verdict]) -> str:
+        return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in get_args(Verdict))
+
+    claims, own = ([row.verdict for row in rows if row.is_own == is_own] for is_own in (False, True))
+    summary = f"Of {len(claims)} claims of the paper: {counted(claims)}."
+    return summary + (f" Besides, {len(own)} checks of ours, marked so: {counted(own)}.\n" if own else "\n")
 
 
 def _claims(kept: Sequence[Kept]) -> str:
@@ -109,7 +116,7 @@ def _claims(kept: Sequence[Kept]) -> str:
         ("claim", "in the paper", "its numbers", "ours", "verdict", "what differs"),
         [
             (
-                row.claim,
+                f"(ours) {row.claim}" if row.is_own else row.claim,
                 f"[{row.source}](#{anchor(one.title)})",
                 row.paper,
                 row.ours,
@@ -150,7 +157,7 @@ def _making(kept: Sequence[Kept]) -> str:
         "Two experiments at a time, each with one thread at the lowest priority, beside one server. The seconds are",
         "processor time of the experiments; that of the agents and of the server is not in them.",
         "",
-        *_table_lines(("experiment", "trainings", "checkpoints", "seconds"), [*rows, total]),
+        *_table_lines(("experiment", "recorded runs", "checkpoints", "seconds"), [*rows, total]),
         "",
         f"Made with {', '.join(versions)}. Another version of these, or another processor, gives other digits.",
     ]

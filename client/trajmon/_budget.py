@@ -13,12 +13,11 @@ __all__ = ["SnapshotBudget"]
 class SnapshotBudget:
     """Counts the snapshots that are written; those that the agent gives up only when there is no room."""
 
-    def __init__(self, store: SnapshotStore, slot: Slot | None, used_bytes: int, total_bytes: int) -> None:
+    def __init__(self, store: SnapshotStore, used_bytes: int, total_bytes: int) -> None:
         """`used_bytes`: what the snapshots take that are there already, those with their data."""
         self.used_bytes = used_bytes
         self.total_bytes = total_bytes
         self._store = store
-        self._slot = slot
 
     def add(self, file_bytes: int) -> None:
         """Count a snapshot that was written."""
@@ -28,10 +27,13 @@ class SnapshotBudget:
         """Whether one more fits, by what was counted."""
         return self.used_bytes + file_bytes <= self.total_bytes
 
-    def look_for_room(self, file_bytes: int) -> bool:
-        """Whether one more fits; if not by what was counted, by what is there now."""
+    def look_for_room(self, file_bytes: int, slot: Slot | None) -> bool:
+        """Whether one more fits; if not by what was counted, by what is there now.
+
+        The slot is not kept: its memory has to go with the session's own hold of it.
+        """
         if not self.has_room(file_bytes):
-            self.used_bytes = self._store.kept_bytes() + self._bytes_in_slot(file_bytes)
+            self.used_bytes = self._store.kept_bytes() + self._bytes_in_slot(file_bytes, slot)
         return self.has_room(file_bytes)
 
     def keep_from_here(self) -> int | None:
@@ -42,10 +44,10 @@ class SnapshotBudget:
             return keep
         return None
 
-    def _bytes_in_slot(self, file_bytes: int) -> int:
+    def _bytes_in_slot(self, file_bytes: int, slot: Slot | None) -> int:
         """What the checkpoint in the slot will take in the store, where it is not yet."""
         try:
-            number = None if self._slot is None else self._slot.full_number()
+            number = None if slot is None else slot.full_number()
         except SnapshotError:
             # It cannot be told what it is: the agent gives it up.
             number = None

@@ -107,7 +107,7 @@ class Session:
         self.note = note
         self._note_is_told = False
         self._start = start
-        self._budget = SnapshotBudget(store, slot, start.used_bytes, start.budget_bytes)
+        self._budget = SnapshotBudget(store, start.used_bytes, start.budget_bytes)
         # Number and step of the last checkpoint of this attempt.
         self._last: tuple[int, int] | None = None
         self._failed_in_a_row = 0
@@ -300,7 +300,7 @@ class Session:
         """Fall over to keeping fewer snapshots in time; else RecordingStoppedError, CheckpointSkippedError."""
         budget = self._budget
         if self.note.keeping != "exact":
-            if not budget.look_for_room(file_bytes):
+            if not budget.look_for_room(file_bytes, self._slot):
                 raise self._skip(
                     header,
                     OSError(f"the agent has not yet made room in the budget of {budget.total_bytes} bytes"),

@@ -276,7 +276,7 @@ class TestPhases:
     def test_verdicts_follow_it(self) -> None:
         points = self.made()
         one = phases.phases_of(points @ points.T, (20,))
-        still = replace(one, angle=one.angle / 2)
+        still = replace(one, angle=one.angle / 2, saturated_at=one.saturated_at + 1)
         assert [row.verdict for row in phases.rows([one], [still], (20,))] == ["reproduced"] * 6
         # Saturated at 8, and near the end's direction from 4 on.
         assert one.near_final_at == 4
@@ -287,6 +287,9 @@ class TestPhases:
         assert verdicts == ["reproduced"] * 3 + ["not reproduced", "reproduced", "not reproduced"]
         swapped = phases.rows([still], [one], (20,))
         assert swapped[2].verdict == "not reproduced"
+        # No sooner than a random walk with these rates.
+        late = phases.rows([replace(one, saturated_at=17)], [still], (20,))
+        assert (late[0].verdict, late[2].verdict) == ("not reproduced", "not reproduced")
 
 
 class TestNormOnly:

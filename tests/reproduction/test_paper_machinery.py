@@ -130,10 +130,19 @@ class TestPage:
         path = write_report([KEPT], tmp_path / "out", docs)
         text = path.read_text()
         assert r"| a claim | [figure 2](#tiny) | 0.764 | 0.7 | **partly** | smaller \| shorter run |" in text
-        assert "Of 1 claims: 0 reproduced, 1 partly, 0 not reproduced." in text
+        assert "\nOf 1 claims of the paper: 0 reproduced, 1 partly, 0 not reproduced.\n" in text
         assert "## Tiny\n\nAbout it.\n\nA paragraph.\n\n![Tiny](tiny-maps.png)\n\n*Two maps.*" in text
         assert "| `tiny` | 2 | 1,234 | 12 |" in text
         assert sorted(path.name for path in docs.iterdir()) == ["README.md", "tiny-maps.png"]
+
+    def test_checks_of_ours_are_counted_apart(self) -> None:
+        row = replace(KEPT.findings.rows[0], claim="ours alone", verdict="not reproduced", is_own=True)
+        text = page([replace(KEPT, findings=replace(KEPT.findings, rows=(*KEPT.findings.rows, row)))])
+        assert (
+            "Of 1 claims of the paper: 0 reproduced, 1 partly, 0 not reproduced. Besides, 1 checks of ours, marked so: "
+            "0 reproduced, 0 partly, 1 not reproduced."
+        ) in text
+        assert "| (ours) ours alone |" in text
 
     def test_same_findings_same_page_in_the_order_of_the_paper(self) -> None:
         others = [replace(KEPT, name=name, title=name) for name in ("aaa", "grokking", "switch_off")]

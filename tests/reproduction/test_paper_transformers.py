@@ -88,13 +88,24 @@ class TestTransition:
         ("found", "verdicts"),
         [
             ((Span(22, 26), Span(24, 28), 25, 0.2, 0.1), ["reproduced"] * 3),
-            ((Span(18, 22), Span(16, 20), 31, 0.7, 0.1), ["not reproduced", "not reproduced", "partly"]),
+            ((Span(16, 20), Span(16, 20), 31, 0.7, 0.1), ["not reproduced"] * 3),
             ((Span(2, 6), Span(16, 20), 20, 1.0, 0.6), ["reproduced", "not reproduced", "not reproduced"]),
         ],
     )
     def test_verdicts(self, found: tuple[Span, Span, int, float, float], verdicts: list[str]) -> None:
-        rows = grokking.rows([Grokked(9, Span(20, 30), *found)], 25, Division())
+        rows = grokking.rows([Grokked(9, Span(20, 29), *found)], 25, Division(intervals=60))
         assert [row.verdict for row in rows] == verdicts
+
+    def test_a_split_where_any_map_would_have_it_is_no_evidence(self) -> None:
+        seeds = [
+            Grokked(9, rise, Span(22, 26), Span(24, 28), 25, 0.2, 0.1)
+            for rise in (Span(20, 29), Span(20, 30))
+        ]
+        telling, silent = ([seed] for seed in seeds)
+        for found, verdict in ((telling, "reproduced"), (seeds, "partly"), (silent, "not reproduced")):
+            row = grokking.rows(found, 25, Division(intervals=60))[0]
+            assert row.verdict == verdict
+        assert "the rise of 1 of 2 seeds" in grokking.rows(seeds, 25, Division(intervals=60))[0].differs
 
     def test_a_run_is_examined(self) -> None:
         entries = two_phases(range(30, 36))

@@ -22,11 +22,11 @@ BEGUN, DONE = 0.1, 0.9
 REACH_SHARE = 1 / 30
 """Of the run: how far before and after a checkpoint `turning` looks."""
 CEILING = 0.95
-"""Of a training accuracy; below it training still learns by heart, or falls back for a moment."""
+"""Of a training accuracy; below it training still memorises, or falls back for a moment."""
 QUIET = 0.5
 """Of the most that a direction turns: less than this is hardly any exploration."""
 TRIED = (
-    "Tried besides, once each: weight decay 1 with batches of 512 (twice), and weight decay 2 with all pairs in each "
+    "Tried besides: two runs with weight decay 1 and batches of 512, and one with weight decay 2 and all pairs in each "
     "step at width 96. All grokked. Two phases of the map met within the rise in the first two, and one checkpoint "
     "before it in the third; the direction turned most within the rise in one of the three. Modulo 47 at width 64, and "
     "with embeddings twice as large and a falling rate, the test accuracy stayed under 0.1. What the rows rest on was "
@@ -36,8 +36,7 @@ TRIED = (
 )
 """What else was looked at before the sizes were fixed."""
 QUIET_DIFFERS = (
-    " In the paper's map learning by heart leaves no trace; in ours it turns the direction. "
-    "Why was not examined."
+    " In the paper's map memorising leaves no trace; in ours it turns the direction. Why was not examined."
 )
 Floats = NDArray[np.float64]
 
@@ -186,7 +185,11 @@ def rows(found: list[Grokked], step: int, division: Division) -> tuple[Row, ...]
         f"{division.weight_decay:g}, {division.intervals * division.steps} steps; the paper: modulo 97, two layers of "
         "width 128, some 4000 epochs."
     )
+    even = division.intervals // 2
     meet = [one.split in one.rise for one in found]
+    # Where a map without phases would pass as well, a split within the rise says nothing.
+    telling = [even not in one.rise for one in found]
+    quiet = [value < QUIET for one in found for value in (one.before, one.before_at_ceiling)]
     turn = [place in one.rise for one in found for place in (one.transition.middle, one.ceiling.middle)]
     return (
         Row(
@@ -199,9 +202,11 @@ def rows(found: list[Grokked], step: int, division: Division) -> tuple[Row, ...]
                 f"{steps(one.rise)}, that of training until {step * one.learnt}"
                 for one in found
             ),
-            verdict=verdict_of(meet),
-            differs=setting
-            + f" A map that turns evenly would be split at step {step * division.intervals // 2}."
+            verdict=verdict_of([*meet, *telling]),
+            differs=f"{setting} A map that turns evenly would be split at step {step * even}, which lies within the "
+            f"rise of {len(telling) - sum(telling)} of {len(telling)} seeds: there the split says nothing. The "
+            f"training "
+            "accuracy has arrived long before, but falls back now and then, also within the rise: see the figure."
             + ("" if all(meet) else " Why it is split elsewhere was not examined."),
         ),
         Row(
@@ -225,19 +230,16 @@ def rows(found: list[Grokked], step: int, division: Division) -> tuple[Row, ...]
         ),
         Row(
             claim="Until the test accuracy rises there is hardly any directional exploration, although all has been "
-            "learnt by heart.",
+            "memorised.",
             source="figure 76, appendix H",
             paper='"everything is pitch blue" up to about epoch 1500',
             ours="the most that the direction turns before the rise, in units of the most of all: "
             + ", ".join(
-                f"{one.before:.2f} ({one.before_at_ceiling:.2f} once all is learnt)" for one in found
-            ),
-            verdict="reproduced"
-            if max(one.before for one in found) < QUIET
-            else "partly"
-            if max(one.before_at_ceiling for one in found) < QUIET
-            else "not reproduced",
-            differs=setting + (QUIET_DIFFERS if max(one.before for one in found) >= QUIET else ""),
+                f"{one.before:.2f} ({one.before_at_ceiling:.2f} once all is memorised)" for one in found
+            )
+            + f"; hardly any: less than {QUIET:g}",
+            verdict=verdict_of(quiet),
+            differs=setting + ("" if all(quiet) else QUIET_DIFFERS),
         ),
     )
 
@@ -260,8 +262,12 @@ def run(workshop: Workshop) -> Findings:
         figures=(
             (
                 "map.png",
-                "Left: the map, with lines where the test accuracy's rise begins and ends. Right: accuracies, and how "
-                "far the direction turns around each checkpoint; the map's transition is between the dotted lines.",
+                f"Seed 0. Left: the map, with lines where the test accuracy's rise begins and ends, and a dashed one "
+                f"where "
+                f"the map splits into two phases; a checkpoint is {division.steps} steps. Right: accuracies, the "
+                f"rise as a "
+                "band, the split dashed, and how far the direction turns around each checkpoint; it turns most between "
+                "the dotted lines.",
             ),
         ),
         notes=(TRIED,),
@@ -291,6 +297,7 @@ def _draw(workshop: Workshop, recorded: Recorded, found: Grokked, division: Divi
         for direction in (left.axvline, left.axhline):
             for edge in (found.rise.first, found.rise.last):
                 direction(edge, color=COLORS[1], linewidth=0.8)
+            direction(found.split, color=COLORS[1], linewidth=0.8, linestyle="--")
         left.set(xlabel="checkpoint", ylabel="checkpoint")
         bar = figure.colorbar(image, ax=left, fraction=0.046, pad=0.03, label="cosine similarity")
         bar.outline.set_linewidth(0.6)
@@ -300,6 +307,7 @@ def _draw(workshop: Workshop, recorded: Recorded, found: Grokked, division: Divi
         right.axvspan(step[found.rise.first], step[found.rise.last], **shade)
         for edge in (found.transition.first, found.transition.last):
             right.axvline(step[edge], color="#444444", linewidth=0.9, linestyle=":")
+        right.axvline(step[found.split], color="#444444", linewidth=0.9, linestyle="--")
         right.set(xlabel="step", ylabel="accuracy", ylim=(-0.02, 1.05))
         other = right.twinx()
         reach = (found.transition.last - found.transition.first) // 2
@@ -325,6 +333,7 @@ EXPERIMENT = Experiment(
     minutes=4.1,
     run=run,
     about="A causal decoder learns division modulo a prime from a part of all pairs, with AdamW and a "
-    "constant rate. A map's transition is the span of a fifteenth of the run over which the "
-    "direction turns most; an accuracy's rise is the span from a tenth to nine tenths of the way from chance to 1.",
+    "constant rate. A map's two phases meet where the mean cosine within them exceeds that between them by most; the "
+    "direction turns most in a span of a fifteenth of the run; an accuracy's rise is the span from a tenth to nine "
+    "tenths of the way from chance to 1.",
 )

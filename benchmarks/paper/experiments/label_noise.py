@@ -72,7 +72,7 @@ EXPERIMENT = Experiment(
     minutes=1.6,
     run=run,
     about="Four convolutions with batch norms (`PlainConv` of benchmarks/switch, width 16) on digits without noise "
-    "on the images, so that they can be learnt by heart. SGD, momentum 0.9, no weight decay, learning rate 0.05, a "
+    "on the images, so that they can be memorised. SGD, momentum 0.9, no weight decay, learning rate 0.05, a "
     "tenth after a half and after three quarters of the run; 1,600 steps of 32 images, 40 checkpoints beside the "
     "initialization. A share of the training images has labels that are drawn from all ten, once. Three seeds.",
 )

@@ -75,6 +75,17 @@ def phases_of(gram: Floats, drops_at: tuple[int, ...]) -> Phases:
     return Phases(angle, cosines[-1], saturated_at, near_final_at, tuple(windows), blocks)
 
 
+def walk_saturated_at(drops_at: tuple[int, ...], checkpoints: int = CHECKPOINTS) -> int:
+    """The same of a random walk whose steps fall to a tenth there, while its angles are small: expected length.
+
+    >>> walk_saturated_at((20, 40), 60)
+    17
+    """
+    steps = np.array([0.01 ** sum(at <= n for at in drops_at) for n in range(checkpoints)])
+    lengths = np.sqrt(np.concatenate([[0.0], np.cumsum(steps)]))
+    return int(np.argmax(lengths >= SHARE * lengths[-1]))
+
+
 def _phases(outcome: Outcome) -> list[Phases]:
     drops_at = outcome.setting.training.drops_at
     return [phases_of(np.asarray(one.run.gram().values, np.float64), drops_at) for one in outcome.recorded]
@@ -124,14 +135,15 @@ def rows(full: list[Phases], neither: list[Phases], drops_at: tuple[int, ...]) -
     decayed = [value for one in full for value in one.directedness[2:]]
     blocks = [one.block_mds for one in full]
     final = [[float(one.angle[-1]) for one in runs] for runs in (full, neither)]
+    walk = walk_saturated_at(drops_at)
     return [
         Row(
             claim="Directionality at the macro level saturates in the initial phase of training.",
             source="ICLR 2025, abstract (a)",
             paper="by the initial phase",
             ours=f"the angle at the origin saturates at checkpoint {mean_and_range(saturated, 1)} of {CHECKPOINTS}, "
-            f"before the first decay at {drops_at[0]}",
-            verdict=verdict_of([value <= drops_at[0] for value in saturated]),
+            f"before the first decay at {drops_at[0]}; a random walk with these rates at {walk}",
+            verdict=verdict_of([value <= drops_at[0] and value < walk for value in saturated]),
             differs=differs,
         ),
         Row(
@@ -141,23 +153,29 @@ def rows(full: list[Phases], neither: list[Phases], drops_at: tuple[int, ...]) -
             ours=f"from checkpoint {mean_and_range(near, 1)} on it is over {SHARE:g}; without momentum and weight "
             f"decay from {mean_and_range([one.near_final_at for one in neither], 1)}",
             verdict=verdict_of([value <= drops_at[0] for value in near]),
-            differs=f"{differs} With weight decay the direction goes on turning as long as the learning rate is "
-            "high, at an angle to the initialization that stays.",
+            differs=f"{differs} With both, the direction goes on turning as long as the learning rate is high, at an "
+            "angle to the initialization that stays.",
         ),
         Row(
             claim="Weight decay and momentum play a crucial role in it.",
             source="ICLR 2025, abstract (a)",
             paper="crucial but understated",
             ours=f"angle at the origin at the end: {mean_and_range(final[0], 1)} degrees with both, "
-            f"{mean_and_range(final[1], 1)} with neither",
-            verdict=verdict_of([a > b for a, b in zip(*final, strict=True)]),
-            differs=differs,
+            f"{mean_and_range(final[1], 1)} with neither; it saturates at checkpoint {mean_and_range(saturated, 1)} "
+            f"with "
+            f"both, {mean_and_range([one.saturated_at for one in neither], 1)} with neither",
+            verdict=verdict_of(
+                [a > b for a, b in zip(*final, strict=True)]
+                + [a.saturated_at < b.saturated_at for a, b in zip(full, neither, strict=True)]
+            ),
+            differs=f"{differs} Each alone was not trained here.",
         ),
         Row(
             claim="After that, directionality is micro-level: updates oscillate, up to the first decay.",
             source="ICLR 2025, abstract (b)",
             paper="oscillations",
-            ours=f"squared way over squared updates {mean_and_range(early, 2)} up to the saturation, "
+            ours=f"squared net displacement over the sum of squared updates {mean_and_range(early, 2)} up to the "
+            f"saturation, "
             f"{mean_and_range(later, 2)} from there to the first decay (1: random walk)",
             verdict=verdict_of([value < 1 for value in later]),
             differs=differs,
@@ -166,9 +184,11 @@ def rows(full: list[Phases], neither: list[Phases], drops_at: tuple[int, ...]) -
             claim="Updates oscillate after the decays of the learning rate too.",
             source="ICLR 2025, abstract (b)",
             paper="in subsequent training; but section 4.1 of the first version has acute angles after a decay",
-            ours=f"squared way over squared updates {mean_and_range(decayed, 2)} in the phases after a decay",
+            ours=f"squared net displacement over the sum of squared updates {mean_and_range(decayed, 2)} in the "
+            f"phases after a decay",
             verdict=verdict_of([value < 1 for value in decayed]),
-            differs=f"{differs} The paper's own explanation is that a smaller learning rate dampens oscillations.",
+            differs=f"{differs} The paper's own explanation is that a smaller learning rate dampens oscillations. The "
+            "phases are taken whole; at their ends updates are obtuse again, as the row on figure 4 says.",
         ),
         Row(
             claim="Directional similarity is high, especially towards the end.",
@@ -176,8 +196,10 @@ def rows(full: list[Phases], neither: list[Phases], drops_at: tuple[int, ...]) -
             paper="said in words",
             ours=f"MDS of the first third {mean_and_range([one[0] for one in blocks])}, of the last "
             f"{mean_and_range([one[1] for one in blocks])}",
-            verdict=verdict_of([last > first for first, last in blocks]),
-            differs=differs,
+            verdict=verdict_of([last > max(first, SHARE) for first, last in blocks]),
+            differs=f"{differs} High: over {SHARE:g} in the last third. A random walk with these rates would pass as "
+            f"well: "
+            "after two decays hardly anything moves.",
         ),
     ]
 

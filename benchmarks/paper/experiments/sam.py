@@ -48,7 +48,7 @@ def run(workshop: Workshop) -> Findings:
                 paper="said in words, shown in maps",
                 differs="A small ResNet on 8 x 8 digits in place of ResNet50 on ImageNet, a third as long a run as "
                 "that of figure 2 here. Figure 33's coefficients are not printed in the text. The largest one here "
-                f"costs {lost:.1f} points of test accuracy, so it is more than this network can take.",
+                f"costs {lost:.1f} points of test accuracy. Why MDS does not go on rising was not examined.",
             ),
         ),
         figures=(
@@ -60,7 +60,7 @@ def run(workshop: Workshop) -> Findings:
         ),
         notes=(
             f"Test accuracy in percent: {accuracies}. With ρ = 0.5 the network learnt nothing (tried once, 10 %): "
-            "its MDS is about nothing, so it is left out.",
+            "its MDS says nothing about SAM, so it is left out.",
         ),
     )
 

@@ -37,8 +37,8 @@ SETTINGS = (
 
 PANELS = (
     ("update_angle_degrees", "(a) update angle (degrees)"),
-    ("apex_angle_initialization_degrees", "(c) apex angle at initialization"),
-    ("apex_angle_origin_degrees", "(d) apex angle at origin"),
+    ("apex_angle_initialization_degrees", "(c, d) apex angle at initialization"),
+    ("apex_angle_origin_degrees", "(c, d) apex angle at origin"),
     ("mds", "MDS of the run so far"),
     ("parameter_norm", r"(f) $\|\theta_t\|$"),
     ("update_norm", r"(g) $\|\theta_t-\theta_{t-1}\|$"),
@@ -73,7 +73,7 @@ EXPERIMENT = Experiment(
     minutes=2.5,
     run=run,
     about="A ResNet of three blocks (width 8, batch norms, 20 thousand parameters) on digits under fresh noise, "
-    f"which keeps it from learning them by heart. SGD, learning rate {RATE}, momentum 0.9, a tenth after checkpoints "
+    f"which keeps it from memorising them. SGD, learning rate {RATE}, momentum 0.9, a tenth after checkpoints "
     f"30 and 60 of {CHECKPOINTS}: as in the paper. {CHECKPOINTS * STEPS:,} steps of 32 images stand for 450,450. "
     "What weight decay does to a network with batch norms follows from the product of learning rate, weight decay "
     f"and steps, 4.5 in the paper; with weight decay {_DECAY:.3g} it is the same here. Tried besides, with one seed "

@@ -121,13 +121,18 @@ def beside(lines: Collection[Text], labels: Mapping[int, str], margin: int, colo
     return labelled
 
 
-def labels_across(centres: NDArray[np.float64], numbers: NDArray[np.int64], width: int) -> str:
-    """Some of the numbers, [T], in one line below their centres, as many as find room in `width` signs."""
+def labels_across(
+    centres: NDArray[np.float64], numbers: NDArray[np.int64], width: int, overhang: int = 0
+) -> str:
+    """Some of the numbers, [T], in one line below their centres, as many as find room in `width` signs.
+
+    The last one may be `overhang` signs longer; beyond that it is moved to the left.
+    """
     line = ""
     room = max((len(str(number)) for number in numbers), default=1) + 4
     for place in ticks(len(numbers), max(2, width // room)):
         label = str(numbers[place])
-        start = max(0, min(int(centres[place]) - (len(label) - 1) // 2, width - len(label)))
+        start = max(0, min(int(centres[place]) - (len(label) - 1) // 2, width + overhang - len(label)))
         if not line or start > len(line):
             line = line.ljust(start) + label
     return line

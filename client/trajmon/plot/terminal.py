@@ -84,7 +84,7 @@ def map_lines(
     lines = beside(pixel_lines(picture.pixels, scale, color, switches), labels, margin, color)
     if mode is not None and norm_only_spans(mode):
         lines.append(Text(" " * (margin + 1)).append_text(_bar(picture.edges, mode, k, color)))
-    lines.append(Text(" " * (margin + 1) + labels_across(centres, checkpoint, k), style="dim"))
+    lines.append(Text(" " * (margin + 1) + labels_across(centres, checkpoint, k, overhang=3), style="dim"))
     lines.append(Text(" " * (margin + 1) + "checkpoint".center(max(k, 10)).rstrip(), style="dim"))
     return lines
 

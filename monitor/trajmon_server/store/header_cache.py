@@ -10,6 +10,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import uuid
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -23,6 +25,7 @@ __all__ = ["HeaderCache"]
 log = structlog.get_logger(__name__)
 
 _DIGEST_BYTES: Final = 16
+_REMEMBERED: Final = 64
 
 
 class HeaderCache:
@@ -30,19 +33,25 @@ class HeaderCache:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._added: dict[str, deque[tuple[int, str]]] = {}
+        """By run, the entries that were added last: where something fails, the same rows are looked at again."""
         self._has_warned = False
 
-    def load(self, run_id: str) -> dict[tuple[int, str], bytes]:
-        """What is there; nothing if it cannot be read."""
+    def load(self, run_id: str) -> tuple[dict[tuple[int, str], bytes], int]:
+        """What is there; nothing if it cannot be read. And how many lines there are: damaged and repeated ones too."""
         try:
             content = self._path(run_id).read_bytes()
         except OSError:
-            return {}
-        entries = (_parsed(line) for line in content.split(b"\n") if line)
-        return dict(entry for entry in entries if entry is not None)
+            return {}, 0
+        lines = [line for line in content.split(b"\n") if line]
+        entries = (_parsed(line) for line in lines)
+        return dict(entry for entry in entries if entry is not None), len(lines)
 
     def add(self, run_id: str, checkpoint: int, tag: str, header: bytes) -> None:
         """One more, at the end of the file. A disk that refuses is no error, here and in :meth:`save`."""
+        added = self._added.setdefault(run_id, deque(maxlen=_REMEMBERED))
+        if (checkpoint, tag) in added:
+            return
         path = self._path(run_id)
         # The end of a line that was cut off by a kill is not to become the start of this one.
         line = b"\n" + _line(checkpoint, tag, header) + b"\n"
@@ -58,24 +67,31 @@ class HeaderCache:
                 os.close(descriptor)
         except OSError as error:
             self._warn(error)
+        else:
+            added.append((checkpoint, tag))
 
     def save(self, run_id: str, headers: Mapping[tuple[int, str], bytes]) -> None:
         """Keep these and no others."""
         path = self._path(run_id)
-        fresh = path.with_suffix(".new")
+        fresh = path.with_suffix(f".{uuid.uuid4().hex}.new")
         lines = (_line(checkpoint, tag, header) for (checkpoint, tag), header in headers.items())
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            fresh.write_bytes(b"\n".join([*lines, b""]))
-            fresh.replace(path)
+            try:
+                fresh.write_bytes(b"\n".join([*lines, b""]))
+                fresh.replace(path)
+            finally:
+                fresh.unlink(missing_ok=True)
         except OSError as error:
             self._warn(error)
+        # What was added and is not among these may be added again.
+        self._added.pop(run_id, None)
 
     def _warn(self, error: OSError) -> None:
         """Once: they are read from the store at the next start, and that is all."""
         if not self._has_warned:
+            self._has_warned = True
             log.warning("headers of rows cannot be kept", folder=str(self._folder), problem=str(error))
-        self._has_warned = True
 
     def _path(self, run_id: str) -> Path:
         check_run_id(run_id)

@@ -30,7 +30,7 @@ from trajmon_protos.names import RUN_ID
 from trajmon_protos.record import read_digest
 from trajmon_protos.v1 import types_pb2
 from trajmon_server.store import errors
-from trajmon_server.store.base import AppendOutcome, RecordKind, RowKey
+from trajmon_server.store.base import AppendOutcome, Damage, RecordKind, RowKey
 from trajmon_server.store.fenced import FencedFiles
 from trajmon_server.store.header_cache import HeaderCache
 from trajmon_server.store.objects import Objects, Part, listed_tag
@@ -119,31 +119,34 @@ class ObjectJournal(RecordJournal):
         check_run_id(run_id)
         listed = self._objects.sizes_and_tags(f"{run_id}/{ROWS.folder}")
         rows = [
-            (key, tag)
+            (key, listed_tag(tag))
             for path, (size, tag) in sorted(listed.items())
             if size != len(GONE) and (key := ROWS.key(path.rpartition("/")[2], size)) and not key.part
         ]
-        cached = self._cache.load(run_id)
+        cached, num_lines = self._cache.load(run_id)
         known = {
             place: header for place, data in cached.items() if (header := parse_header(data)) is not None
         }
         new = [key.checkpoint for key, tag in rows if (key.checkpoint, tag) not in known]
-        read = iter(self._each(lambda number: self._header_or_none(run_id, number), new))
+        read = iter(self._each(lambda number: self._header_and_tag(run_id, number), new))
         kept: dict[tuple[int, str], bytes] = {}
         for key, tag in rows:
             place = (key.checkpoint, tag)
-            header = known[place] if place in known else next(read)
+            header, read_tag = (known[place], tag) if place in known else next(read)
             if header is not None:
-                kept[place] = header.SerializeToString()
+                if read_tag == tag:  # else it was replaced meanwhile
+                    kept[place] = header.SerializeToString()
                 yield key.checkpoint, header, key.size_bytes
-        if new or len(kept) != len(cached):
+        if new or len(kept) != num_lines:
             self._cache.save(run_id, kept)
 
-    def _header_or_none(self, run_id: str, checkpoint: int) -> types_pb2.RowHeader | None:
+    def _header_and_tag(self, run_id: str, checkpoint: int) -> tuple[types_pb2.RowHeader | None, str]:
+        place = ROWS.place(run_id, checkpoint, 0)
         try:
-            return self.header(run_id, checkpoint, 0)
+            header, piece = self._header(place)
         except (errors.RowDamagedError, errors.RowMissingError):
-            return None
+            return None, ""
+        return header, self._remember(place, piece)
 
     def header(self, run_id: str, checkpoint: int, part: int) -> types_pb2.RowHeader:
         """See :meth:`Journal.header`."""
@@ -152,16 +155,24 @@ class ObjectJournal(RecordJournal):
         self._remember(place, piece)
         return header
 
+    def verify(self, run_id: str, kind: RecordKind = "row") -> list[Damage]:
+        """See :meth:`Journal.verify`. Headers are read again after this: no digest has told that they were right."""
+        if self._cache is not None:
+            self._cache.save(run_id, {})
+        return super().verify(run_id, kind)
+
     def _remember_stored(self, place: Place[Any], record: bytes, tag: str) -> None:
         piece = open_piece(_OpenObject(self._objects, place.path, Part(record, len(record), tag)), ROWS.magic)
         if piece is not None:
             self._remember(place, piece)
 
-    def _remember(self, place: Place[Any], piece: Piece) -> None:
-        """The header of a row, for the next start."""
-        if self._cache is not None and not place.part and isinstance(piece.stored, _OpenObject):
-            tag = listed_tag(piece.stored.head.tag)
+    def _remember(self, place: Place[Any], piece: Piece) -> str:
+        """The header of a row, for the next start. The tag of its object, as in listings."""
+        assert isinstance(piece.stored, _OpenObject)
+        tag = listed_tag(piece.stored.head.tag)
+        if self._cache is not None and not place.part:
             self._cache.add(place.run_id, place.checkpoint, tag, piece.header)
+        return tag
 
     def _replace_file(self, path: str, content: bytes) -> None:
         self._files.put(path, content)

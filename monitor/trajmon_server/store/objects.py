@@ -239,8 +239,11 @@ def _tag(meta: Any) -> str:
 
 
 def listed_tag(tag: str) -> str:
-    """What a listing gives for the tag of an object that was put or read: stores list no versions."""
-    return tag.partition(" ")[0]
+    """A tag as it can be compared with those of a listing, and they with it.
+
+    Listings tell no versions, and Azure's put tags without the quotes that its answers to a put or a read have.
+    """
+    return tag.partition(" ")[0].strip('"')
 
 
 def _version(tag: str) -> UpdateVersion:

@@ -331,3 +331,20 @@ def test_a_snapshot_folder_that_cannot_be_is_refused(home: Path, tmp_path: Path)
             snapshot_dir=tmp_path / "new",
             strict=True,
         )
+
+
+def mapped_slots() -> list[str]:
+    return [line for line in Path("/proc/self/maps").read_text().splitlines() if ".slot" in line]
+
+
+def test_a_closed_recorder_that_is_kept_holds_no_shared_memory(home: Path, server: IngestServer) -> None:
+    training = Training()
+    recorder = trajmon.watch(
+        training.model, run="run", optimizer=training.optimizer, server=server.address, strict=True
+    )
+    recorder.checkpoint(step=0)
+    assert mapped_slots()
+    finish(recorder)
+    # What was read of it can still be asked for.
+    assert recorder.status.recorded > 0
+    assert mapped_slots() == []

@@ -12,7 +12,7 @@ from support.rows import SyntheticRun
 from trajmon_protos.record import encode
 from trajmon_server.store.header_cache import HeaderCache
 from trajmon_server.store.object_journal import GONE, ObjectJournal
-from trajmon_server.store.objects import Objects, Part
+from trajmon_server.store.objects import Objects, Part, listed_tag
 
 RUN = SyntheticRun("cached")
 
@@ -119,10 +119,69 @@ def test_a_cut_off_cache_keeps_what_comes_after(objects: CountingObjects, tmp_pa
     assert objects.read_keys == ["00000003.0000.row"]
 
 
+def test_looking_at_the_same_rows_again_does_not_grow_the_cache(
+    objects: CountingObjects, tmp_path: Path
+) -> None:
+    journal = ObjectJournal(objects, HeaderCache(tmp_path))
+    for _ in range(50):
+        for checkpoint in range(4):
+            journal.header(RUN.run_id, checkpoint, 0)
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    assert len(content.split()) == 4 * 4
+    # Another process may have left repeated lines.
+    path.write_bytes(content * 3)
+    assert headers(objects, tmp_path) == [0, 10, 20, 30]
+    assert objects.read_keys == []
+    assert sorted(path.read_bytes().splitlines()) == sorted(filter(None, content.splitlines()))
+
+
+def test_a_wrong_header_in_the_cache_goes_with_a_check_of_the_run(
+    objects: CountingObjects, tmp_path: Path
+) -> None:
+    headers(objects, tmp_path)
+    cache = HeaderCache(tmp_path)
+    (place,) = (place for place in cache.load(RUN.run_id)[0] if place[0] == 2)
+    cache.add(RUN.run_id, *place, RUN.row(3).header.SerializeToString())
+    journal = ObjectJournal(objects, cache)
+    assert [header.info.step for _, header, _ in journal.headers(RUN.run_id)] == [0, 10, 30, 30]
+    assert journal.verify(RUN.run_id) == []
+    assert [header.info.step for _, header, _ in journal.headers(RUN.run_id)] == [0, 10, 20, 30]
+
+
+def test_a_row_that_is_replaced_while_headers_are_read_is_not_kept_under_the_old_tag(
+    objects: CountingObjects, tmp_path: Path
+) -> None:
+    other = RUN.row(2)
+    other.header.info.step = 21
+    key = f"{RUN.run_id}/rows/00000002.0000.row"
+
+    class Replacing(CountingObjects):
+        """Another server replaces the row between listing and reading."""
+
+        def part(self, path: str, offset: int, size: int) -> Part:
+            if path == key:
+                before = self.get(key)
+                if before.data == RUN.record(2):
+                    self.replace(key, encode(other), before.tag)
+            return super().part(path, offset, size)
+
+    journal = ObjectJournal(Replacing(objects._store), HeaderCache(tmp_path))
+    assert [header.info.step for _, header, _ in journal.headers(RUN.run_id)] == [0, 10, 21, 30]
+    assert sorted(place[0] for place in HeaderCache(tmp_path).load(RUN.run_id)[0]) == [0, 1, 3]
+    assert headers(objects, tmp_path) == [0, 10, 21, 30]
+    assert objects.read_keys == ["00000002.0000.row"]
+
+
+@pytest.mark.parametrize("tag", ['"0x8DA"', '"0x8DA" 2026-01-01', "0x8DA"])
+def test_tags_are_compared_as_listings_have_them(tag: str) -> None:
+    assert listed_tag(tag) == "0x8DA"
+
+
 def test_an_entry_that_holds_no_header_is_no_entry(objects: CountingObjects, tmp_path: Path) -> None:
     headers(objects, tmp_path)
     cache = HeaderCache(tmp_path)
-    ((place, _),) = ((place, header) for place, header in cache.load(RUN.run_id).items() if place[0] == 2)
+    (place,) = (place for place in cache.load(RUN.run_id)[0] if place[0] == 2)
     cache.add(RUN.run_id, *place, b"\xff\xff")
     assert headers(objects, tmp_path) == [0, 10, 20, 30]
     assert objects.read_keys == ["00000002.0000.row"]
