@@ -51,6 +51,8 @@ class AgentSettings:
     """Wait after a refusal that somebody has to mend, such as a wrong token."""
     report_seconds: float = 1.0
     """Pause between two reports while nothing else is to be sent."""
+    report_at_least_seconds: float = 15.0
+    """Between two reports while rows are to be sent."""
     settle_seconds: float = 10.0
     """How long the last report waits for the hallmarks of the last checkpoint."""
     call_seconds: float = 20.0

@@ -38,7 +38,11 @@ def test_promtool_accepts_rules_and_configuration() -> None:
 @pytest.mark.parametrize(
     ("file", "change", "text"),
     [
-        ("trajmon.rules.yaml", {"sum by (job) (up{": "sum by (job (up{"}, "parse error"),
+        (
+            "trajmon.rules.yaml",
+            {"sum by (job, namespace) (up{": "sum by (job, namespace (up{"},
+            "parse error",
+        ),
         ("trajmon.rules.yaml", {"keep_firing_for: 1m": "keep_fire_for: 1m"}, "keep_fire_for not found"),
         ("trajmon.rules.yaml", {"$value | humanizePercentage": "$value | percent"}, '"percent" not defined'),
         (

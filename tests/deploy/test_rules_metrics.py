@@ -20,12 +20,13 @@ from trajmon_protos.v1 import ingest_pb2
 
 MONITOR = Path(__file__).parents[2] / "monitor" / "trajmon_server"
 BY_PROMETHEUS = {"job", "instance"}
-BY_KUBERNETES = {"pod"}
+BY_KUBERNETES = {"namespace", "pod"}
 UNSEEN = {
     "trajmon_hallmark_standard_error": {"run", "group", "hallmark"},
     "trajmon_ingest_events_total": {"event"},
+    "trajmon_tls_certificate_expiry_timestamp_seconds": set(),
 }
-"""Metrics that a healthy server without sketched runs has no sample of, and their labels."""
+"""Metrics that a healthy server without sketched runs and TLS has no sample of, and their labels."""
 
 Exposed = dict[str, dict[str, set[str]]]
 """Values by metric and label."""

@@ -103,6 +103,8 @@ def test_the_disk_reserve_is_kept_free(disk: Path, on_disk: ServerProcess) -> No
             "keeps 8388608 in reserve (limits.min_free_disk_bytes); free some space",
             lambda: push(client, run, epoch, run.record(0)),
         )
+    # What alerts are made of: with the reserve left, the disk itself looks well.
+    assert 'trajmon_ingest_events_total{event="refused_disk_full"} 1.0' in server.scrape()
     assert server.stop() == 0
     assert not list((disk / "data").rglob("*.row"))
 

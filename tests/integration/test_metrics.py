@@ -21,12 +21,6 @@ from support.server import Client, ServerProcess
 from trajmon_protos.v1 import ingest_pb2, query_pb2
 
 
-def scrape(server: ServerProcess) -> str:
-    with urllib.request.urlopen(f"http://{server.addresses['metrics']}/metrics", timeout=20) as answer:
-        text: str = answer.read().decode()
-    return text
-
-
 def values(text: str, name: str) -> dict[str, float]:
     """Samples of a metric by their label text."""
     found = re.findall(rf"^{name}(\{{[^}}]*\}})? (\S+)$", text, re.MULTILINE)
@@ -42,7 +36,7 @@ def watched(server: ServerProcess, client: Client) -> SyntheticRun:
 
 
 def test_hallmarks_are_exported_by_run_and_group(server: ServerProcess, watched: SyntheticRun) -> None:
-    text = scrape(server)
+    text = server.scrape()
     gram = watched.gram(list(range(7)))
     norms = gram.diagonal() ** 0.5
     mds = (gram / norms / norms[:, None]).mean()
@@ -76,9 +70,9 @@ def test_finished_runs_leave_the_exposition(tmp_path: Path) -> None:
             run = SyntheticRun("over")
             epoch = push_all(client, run)
             get_map(client, run.name)
-            assert values(scrape(server), "trajmon_parameter_norm")
+            assert values(server.scrape(), "trajmon_parameter_norm")
             report(client, run, epoch, ingest_pb2.RUN_PHASE_FINISHED)
-            assert not values(scrape(server), "trajmon_parameter_norm")
+            assert not values(server.scrape(), "trajmon_parameter_norm")
     finally:
         server.stop()
 
@@ -88,12 +82,12 @@ def test_a_finished_run_stays_in_the_exposition_for_a_while(
 ) -> None:
     epoch = open_run(client, watched).writer_epoch
     report(client, watched, epoch, ingest_pb2.RUN_PHASE_FINISHED)
-    assert values(scrape(server), "trajmon_parameter_norm")
-    assert values(scrape(server), "trajmon_journal_healthy") == {"": 1.0}
+    assert values(server.scrape(), "trajmon_parameter_norm")
+    assert values(server.scrape(), "trajmon_journal_healthy") == {"": 1.0}
     server.kill()
     server.start()
     get_map(client, watched.name)
-    assert values(scrape(server), "trajmon_parameter_norm")
+    assert values(server.scrape(), "trajmon_parameter_norm")
 
 
 def test_the_number_of_series_is_capped_and_the_rest_counted(tmp_path: Path) -> None:
@@ -106,7 +100,7 @@ def test_the_number_of_series_is_capped_and_the_rest_counted(tmp_path: Path) -> 
                 run = SyntheticRun(f"run-{index}", seed=index)
                 push_all(client, run, stop=2)
                 get_map(client, run.name)
-        text = scrape(server)
+        text = server.scrape()
         shown = [f'{{run="run-{index}"}}' for index in (5, 4, 3)]
         assert list(values(text, "trajmon_checkpoint_step")) == shown
         assert values(text, "trajmon_series_suppressed")[""] == 3 * 53
@@ -122,12 +116,12 @@ def series(text: str) -> set[str]:
 
 
 def test_what_an_agent_tells_and_when(server: ServerProcess, client: Client, watched: SyntheticRun) -> None:
-    assert not values(scrape(server), "trajmon_agent_last_report_timestamp_seconds")
-    assert not values(scrape(server), "trajmon_agent_lag_seconds")
+    assert not values(server.scrape(), "trajmon_agent_last_report_timestamp_seconds")
+    assert not values(server.scrape(), "trajmon_agent_lag_seconds")
     epoch = open_run(client, watched).writer_epoch
     before = time.time()
     report(client, watched, epoch, ingest_pb2.RUN_PHASE_RUNNING)
-    text = scrape(server)
+    text = server.scrape()
     (told,) = values(text, "trajmon_agent_last_report_timestamp_seconds").values()
     assert before - 1 <= told <= time.time() + 1
     assert values(text, "trajmon_agent_lag_seconds") == {'{run="metrics"}': 0.0}
@@ -139,7 +133,7 @@ def test_what_an_agent_tells_and_when(server: ServerProcess, client: Client, wat
     server.kill()
     server.start()
     get_map(client, watched.name)
-    text = scrape(server)
+    text = server.scrape()
     assert not values(text, "trajmon_agent_last_report_timestamp_seconds")
     assert values(text, "trajmon_last_heard_timestamp_seconds") == {'{run="metrics"}': watched.started + 6}
     assert values(text, "trajmon_nonfinite_layers") == {'{run="metrics"}': 0.0}
@@ -182,11 +176,11 @@ def test_strangers_leave_no_series(server: ServerProcess, client: Client, watche
 
     offer(0)
     # The first of them; also ends the wait for processes' first garbage collection and such.
-    before = series(scrape(server))
+    before = series(server.scrape())
     assert any('run="metrics"' in line for line in before)
     for index in range(1, 800):
         offer(index)
-    assert series(scrape(server)) == before
+    assert series(server.scrape()) == before
 
 
 def test_the_other_format(server: ServerProcess, watched: SyntheticRun) -> None:
@@ -201,4 +195,4 @@ def test_the_other_format(server: ServerProcess, watched: SyntheticRun) -> None:
     families = {family.name: family for family in parse(text)}
     (info,) = families["trajmon_run"].samples
     assert (families["trajmon_run"].type, info.labels["run_id"]) == ("info", watched.run_id)
-    assert values(text, "trajmon_parameter_norm") == values(scrape(server), "trajmon_parameter_norm")
+    assert values(text, "trajmon_parameter_norm") == values(server.scrape(), "trajmon_parameter_norm")

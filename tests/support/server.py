@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -100,6 +101,11 @@ class ServerProcess:
         """Send a signal, e.g. SIGSTOP."""
         assert self.process is not None
         self.process.send_signal(number)
+
+    def scrape(self) -> str:
+        """Its metrics, as Prometheus asks for them."""
+        with urllib.request.urlopen(f"http://{self.addresses['metrics']}/metrics", timeout=20) as answer:
+            return bytes(answer.read()).decode()
 
     def rss_bytes(self) -> int:
         """Resident memory now."""

@@ -81,6 +81,8 @@ class Sender(threading.Thread):
         self._open_is_uncertain = False
         self._backoff = Backoff(*settings.backoff_seconds)
         self._next_report = 0.0
+        self._reported_at = time.monotonic()
+        """When a report was last tried."""
         self._over_since: float | None = None
         self._refused_attempt = 0
 
@@ -118,6 +120,10 @@ class Sender(threading.Thread):
         if self._opened is None or self._opened.attempt < note.attempt:
             self._open(connection, note)
             return
+        if time.monotonic() > self._reported_at + self._settings.report_at_least_seconds:
+            # Rows that wait, or are refused, go on for as long as they like; what is skipped meanwhile is to be told.
+            self._report(connection, self._opened, note)
+            return
         # Before the look at sketches: a row comes into the spool after its sketch.
         has_row = self._progress.acked in self._spool
         if (sketch := self._next_sketch(self._opened, has_row=has_row)) is not None:
@@ -131,6 +137,7 @@ class Sender(threading.Thread):
             self._push(connection, self._opened, record)
         elif time.monotonic() >= self._next_report:
             self._report(connection, self._opened, note)
+            self._succeeded()
         else:
             self._progress.wait(max(0.0, self._next_report - time.monotonic()))
 
@@ -243,6 +250,8 @@ class Sender(threading.Thread):
             self._next_report = 0.0
 
     def _report(self, connection: Connection, opened: Opened, note: RecorderNote) -> None:
+        # Also if it fails: rows are not to wait for it.
+        self._reported_at = time.monotonic()
         seen, acked = self._progress.seen, self._progress.acked
         complete = seen.training_over and acked >= seen.recorded and not self.has_sketches
         phase, reason = self._phase(note, complete)
@@ -265,7 +274,6 @@ class Sender(threading.Thread):
             )
         )
         self._keep(answer)
-        self._succeeded()
         pause = self._settings.report_seconds
         if complete:
             # Hallmarks follow the acknowledgement: the last word is worth a moment's wait.

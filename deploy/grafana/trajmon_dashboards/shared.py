@@ -38,7 +38,7 @@ def advice_code(selector: str) -> str:
 
 def alerts(title: str, description: str, selector: str, *, of_run: bool) -> Panel:
     """Alerts of Prometheus that fire, or are about to, and for how long their condition has held."""
-    kept = "alertname, severity, group" if of_run else "alertname, severity, run, group"
+    kept = "alertname, severity, group" if of_run else "alertname, severity, run, group, instance"
     age = f"time() - max by ({kept}) (ALERTS_FOR_STATE{{{selector}}})"
     known = f"max by ({kept}, alertstate) (ALERTS{{{selector}}})"
     names = {
@@ -47,9 +47,10 @@ def alerts(title: str, description: str, selector: str, *, of_run: bool) -> Pane
         "alertstate": "State",
         "run": "Run",
         "group": "Group",
+        "instance": "Server",
     }
     if of_run:
-        del names["run"]
+        del names["run"], names["instance"]
     severity = _colored_words({"critical": "red", "warning": "orange", "info": "blue"})
     state = _colored_words({"firing": "red", "pending": "yellow"})
     colored = property_("custom.cellOptions", {"type": "color-text"})

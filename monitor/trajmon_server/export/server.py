@@ -77,7 +77,7 @@ class _ServerState(Collector):
         runs = GaugeMetricFamily("trajmon_runs", "Runs that this server holds.", labels=["state"])
         runs.add_metric(["active"], sum(active))
         runs.add_metric(["finished"], len(active) - sum(active))
-        runs.add_metric(["unreadable"], counts.get("unreadable_runs", 0))
+        runs.add_metric(["unreadable"], self._registry.num_unreadable)
         yield runs
         try:
             disk = shutil.disk_usage(facts.data_dir)

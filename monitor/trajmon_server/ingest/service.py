@@ -297,6 +297,10 @@ class Ingest:
 
         try:
             outcome = await self._durably(append)
+        except Exhausted as error:
+            if error.reason == "DISK_RESERVE":
+                self._registry.count_event("refused_disk_full")
+            raise
         except store_errors.ConflictError as error:
             self._registry.count_event("conflicting_rows")
             if is_new and kind == "row":

@@ -91,6 +91,11 @@ class Registry:
         """Whether any team has a run with this id."""
         return run_id in self._runs
 
+    @property
+    def num_unreadable(self) -> int:
+        """Runs that are stored and could not be read when they were last tried."""
+        return len(self._unreadable)
+
     def unreadable(self, run_id: str) -> str | None:
         """Why the stored run with this id could not be recovered; None if there is no such run."""
         return self._unreadable.get(run_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -17,6 +18,8 @@ from client.recording import (  # noqa: TID251 # tests/client, on the path of th
     wait_until,
 )
 from trajmon._files import ProcessLock
+from trajmon._settings import AgentSettings
+from trajmon.agent.loop import Agent
 
 
 def test_a_refused_row_stops_the_sending_and_says_why(home: Path, server: IngestServer) -> None:
@@ -55,3 +58,26 @@ def test_a_wrong_token_is_reported_and_not_hammered(
     assert agent_note(recorded.run_dir)["problem"] == "UNAUTHENTICATED: token is missing or wrong"
     assert len(server.calls) == 1
     assert len(names(recorded.run_dir.spool)) == 1
+
+
+def test_the_server_is_told_of_a_run_while_it_takes_no_rows(home: Path, server: IngestServer) -> None:
+    recorded = record_run(home, server.address, checkpoints=3)
+    lock = ProcessLock(recorded.run_dir.agent_lock)
+    assert lock.acquire()
+    server.refusal = (grpc.StatusCode.RESOURCE_EXHAUSTED, "the disk is full", "DISK_RESERVE")
+    settings = AgentSettings(
+        slow_retry_seconds=0.05,
+        backoff_seconds=(0.02, 0.05),
+        report_at_least_seconds=0.3,
+        linger_seconds=60.0,
+    )
+    with ThreadPoolExecutor(1) as executor:
+        running = executor.submit(Agent(recorded.run_dir, settings).run)
+        wait_until(lambda: bool(server.runs) and len(server.run("run").reports) >= 3, "reports")
+        assert server.run("run").reports[-1].checkpoints_pending == 3
+        # The rows are what is wrong, whatever a report is answered with.
+        assert "the disk is full" in agent_note(recorded.run_dir)["problem"]
+        assert server.calls.count("PushRow") > 3
+        server.refusal = None
+        wait_until(lambda: recorded.run_dir.acked() == 3, "the rows")
+        running.result(timeout=60)

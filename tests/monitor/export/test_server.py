@@ -65,14 +65,17 @@ def test_runs_by_state(house: House, tmp_path: Path) -> None:
 
 
 def test_runs_that_cannot_be_read(house: House, tmp_path: Path) -> None:
-    for name in ("whole", "broken"):
-        house.store(SyntheticRun(name), 2)
+    kept = {name: house.store(SyntheticRun(name), 2) for name in ("whole", "broken")}
     run_id = SyntheticRun("broken").run_id
     (house.folder / "journal" / run_id / "run.json").write_text("{")
     again = House(house.folder, house.executor)
     again.registry.recover()
     found = exporter(again, tmp_path)
     assert by_label("trajmon_runs", found) == {"active": 1.0, "finished": 0.0, "unreadable": 1.0}
+    assert by_label("trajmon_ingest_events_total", found)["unreadable_runs"] == 1.0
+    # As when another server has mended it.
+    again.registry.welcome(kept["broken"])
+    assert by_label("trajmon_runs", found) == {"active": 2.0, "finished": 0.0, "unreadable": 0.0}
     assert by_label("trajmon_ingest_events_total", found)["unreadable_runs"] == 1.0
 
 
