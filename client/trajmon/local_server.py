@@ -15,7 +15,7 @@ from pathlib import Path
 from trajmon._files import read_json
 from trajmon._priority import SERVER_NICENESS, lower_session
 
-__all__ = ["ensure_local_server", "find_server"]
+__all__ = ["ensure_local_server", "find_page", "find_server"]
 
 START_SECONDS = 30.0
 _PROBE_SECONDS = 1.0
@@ -34,6 +34,17 @@ def find_server(home: Path) -> str | None:
     if announced is None or not _lives(announced.pid) or not _accepts(announced.address):
         return None
     return f"grpcs://{announced.address}" if announced.tls else announced.address
+
+
+def find_page(home: Path) -> str | None:
+    """Address of the local server's page, such as ``http://127.0.0.1:8080/``; None if none is running."""
+    if find_server(home) is None:
+        return None
+    value = read_json(home / "server.json") or {}
+    address = value.get("http")
+    if not isinstance(address, str) or not address:
+        return None
+    return f"{'https' if value.get('tls') is True else 'http'}://{address}/"
 
 
 def ensure_local_server(home: Path) -> str | None:

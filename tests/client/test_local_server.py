@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from client.recording import IngestServer, free_port, wait_until  # noqa: TID251 # tests/client, on the path of the tests
-from trajmon.local_server import ensure_local_server, find_server
+from trajmon.cli.checks import run_checks
+from trajmon.local_server import ensure_local_server, find_page, find_server
 
 
 def announce(home: Path, **value: object) -> None:
@@ -22,6 +24,11 @@ def test_a_server_that_lives_and_listens_is_found(home: Path, server: IngestServ
     announce(home, grpc=server.address, pid=os.getpid())
     assert find_server(home) == server.address
     assert ensure_local_server(home) == server.address
+    assert find_page(home) is None
+    announce(home, grpc=server.address, http=7, pid=os.getpid())
+    assert find_page(home) is None
+    announce(home, grpc=server.address, http="127.0.0.1:81", pid=os.getpid(), tls=True)
+    assert find_page(home) == "https://127.0.0.1:81/"
 
 
 @pytest.mark.parametrize(
@@ -45,6 +52,13 @@ def test_a_local_server_is_started_once_and_found_again(home: Path) -> None:
     try:
         assert ensure_local_server(home) == address == find_server(home)
         assert json.loads((home / "server.json").read_text())["pid"] == pid
+        page = find_page(home)
+        assert page is not None
+        with urllib.request.urlopen(f"{page}healthz", timeout=20) as answer:
+            assert answer.status == 200
+        told = {check.name: check.text for check in run_checks(home, None)}
+        assert told["page"] == f"{page} (once with ?token= and the token behind it)"
     finally:
         os.kill(pid, signal.SIGTERM)
     wait_until(lambda: find_server(home) is None, "the server to end")
+    assert find_page(home) is None

@@ -113,10 +113,11 @@ def _check_token(home: Path) -> Check:
 
 
 def _check_server(home: Path, server: str | None) -> Iterator[Check]:
+    page = None
     if server is None:
-        from trajmon.local_server import find_server
+        from trajmon.local_server import find_page, find_server
 
-        server = find_server(home)
+        server, page = find_server(home), find_page(home)
     if server is None:
         yield Check(
             "server",
@@ -135,6 +136,8 @@ def _check_server(home: Path, server: str | None) -> Iterator[Check]:
         return
     if serving:
         yield Check("server", "ok", f"{server} answers and takes the token; it has {_counted(count, 'run')}")
+        if page is not None:
+            yield Check("page", "ok", f"{page} (once with ?token= and the token behind it)")
     else:
         yield Check(
             "server", "warning", f"{server} answers, but says that it is not serving", "look at its log"
