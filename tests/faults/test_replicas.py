@@ -112,7 +112,10 @@ def holders(cluster: Cluster) -> dict[str, int]:
     """The number of the server that holds each run, as the store has it."""
     looker = Leases(cluster.store.open(cluster.prefix), "looker", LEASE_SECONDS)
     looker.look_around()
-    numbers = {name: int(seen.server.removeprefix("server-")) for name, seen in looker._seen.items()}
+    # Whose sign of life went while it was being looked at has no name, and holds nothing.
+    numbers = {
+        name: int(seen.server.removeprefix("server-")) for name, seen in looker._seen.items() if seen.server
+    }
     held = {run_id: looker.holder(run_id).incarnation for run_id in looker.run_tags()}
     return {run_id: numbers[name] for run_id, name in held.items() if name in numbers}
 
