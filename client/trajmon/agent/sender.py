@@ -122,7 +122,7 @@ class Sender(threading.Thread):
             return
         if time.monotonic() > self._reported_at + self._settings.report_at_least_seconds:
             # Rows that wait, or are refused, go on for as long as they like; what is skipped meanwhile is to be told.
-            self._report(connection, self._opened, note)
+            self._report(connection, self._opened, note, among_rows=True)
             return
         # Before the look at sketches: a row comes into the spool after its sketch.
         has_row = self._progress.acked in self._spool
@@ -137,7 +137,6 @@ class Sender(threading.Thread):
             self._push(connection, self._opened, record)
         elif time.monotonic() >= self._next_report:
             self._report(connection, self._opened, note)
-            self._succeeded()
         else:
             self._progress.wait(max(0.0, self._next_report - time.monotonic()))
 
@@ -249,7 +248,10 @@ class Sender(threading.Thread):
         if self._progress.acked not in self._spool:
             self._next_report = 0.0
 
-    def _report(self, connection: Connection, opened: Opened, note: RecorderNote) -> None:
+    def _report(
+        self, connection: Connection, opened: Opened, note: RecorderNote, *, among_rows: bool = False
+    ) -> None:
+        """`among_rows`: what is wrong with the rows stays wrong, whatever comes of the report."""
         # Also if it fails: rows are not to wait for it.
         self._reported_at = time.monotonic()
         seen, acked = self._progress.seen, self._progress.acked
@@ -274,6 +276,9 @@ class Sender(threading.Thread):
             )
         )
         self._keep(answer)
+        if not among_rows:
+            # Before `settle`: the agent then ends, and its own last word is not to be written over.
+            self._succeeded()
         pause = self._settings.report_seconds
         if complete:
             # Hallmarks follow the acknowledgement: the last word is worth a moment's wait.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from client.recording import (  # noqa: TID251 # tests/client, on the path of th
 from trajmon._files import ProcessLock
 from trajmon._settings import AgentSettings
 from trajmon.agent.loop import Agent
+from trajmon.agent.sender import Sender
+from trajmon.rundir import AgentNote
 
 
 def test_a_refused_row_stops_the_sending_and_says_why(home: Path, server: IngestServer) -> None:
@@ -81,3 +84,23 @@ def test_the_server_is_told_of_a_run_while_it_takes_no_rows(home: Path, server: 
         server.refusal = None
         wait_until(lambda: recorded.run_dir.acked() == 3, "the rows")
         running.result(timeout=60)
+
+
+def test_a_slow_sender_does_not_write_over_the_agents_last_word(
+    home: Path, server: IngestServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that closes would take the agent for killed, and start another."""
+    recorded = record_run(home, server.address, checkpoints=1)
+    lock = ProcessLock(recorded.run_dir.agent_lock)
+    assert lock.acquire()
+    succeed = Sender._succeeded
+
+    def slowly(sender: Sender) -> None:
+        time.sleep(0.3)
+        succeed(sender)
+
+    monkeypatch.setattr(Sender, "_succeeded", slowly)
+    agent = Agent(recorded.run_dir, AgentSettings(linger_seconds=60.0))
+    assert agent.run() == "settled"
+    time.sleep(1.0)
+    assert AgentNote.has_ended(recorded.run_dir)
