@@ -24,27 +24,26 @@ _PROBE_SECONDS = 1.0
 @dataclass(frozen=True, slots=True)
 class _Announced:
     address: str
+    page: str
+    """Its HTTP address; empty if it is not told."""
     pid: int
     tls: bool
 
 
 def find_server(home: Path) -> str | None:
     """gRPC address of the local server, as `parse_server` takes it; None if none is running."""
-    announced = _announced(home)
-    if announced is None or not _lives(announced.pid) or not _accepts(announced.address):
+    announced = _living(home)
+    if announced is None:
         return None
     return f"grpcs://{announced.address}" if announced.tls else announced.address
 
 
 def find_page(home: Path) -> str | None:
     """Address of the local server's page, such as ``http://127.0.0.1:8080/``; None if none is running."""
-    if find_server(home) is None:
+    announced = _living(home)
+    if announced is None or not announced.page:
         return None
-    value = read_json(home / "server.json") or {}
-    address = value.get("http")
-    if not isinstance(address, str) or not address:
-        return None
-    return f"{'https' if value.get('tls') is True else 'http'}://{address}/"
+    return f"{'https' if announced.tls else 'http'}://{announced.page}/"
 
 
 def ensure_local_server(home: Path) -> str | None:
@@ -107,7 +106,16 @@ def _announced(home: Path) -> _Announced | None:
     address, pid = value.get("grpc"), value.get("pid")
     if not isinstance(address, str) or not isinstance(pid, int) or pid <= 0:
         return None
-    return _Announced(address, pid, value.get("tls") is True)
+    page = value.get("http")
+    return _Announced(address, page if isinstance(page, str) else "", pid, value.get("tls") is True)
+
+
+def _living(home: Path) -> _Announced | None:
+    """The local server, if it runs."""
+    announced = _announced(home)
+    if announced is None or not _lives(announced.pid) or not _accepts(announced.address):
+        return None
+    return announced
 
 
 def _lives(pid: int) -> bool:

@@ -136,7 +136,7 @@ def _check_server(home: Path, server: str | None) -> Iterator[Check]:
         return
     if serving:
         yield Check("server", "ok", f"{server} answers and takes the token; it has {_counted(count, 'run')}")
-        if page is not None:
+        if page is not None:  # of a server of this machine
             yield Check("page", "ok", f"{page} (once with ?token= and the token behind it)")
     else:
         yield Check(
